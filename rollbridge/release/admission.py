@@ -1,0 +1,85 @@
+"""Which release is meant, and whether it may come up now."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from rollbridge.config.launch import check_release_identity
+from rollbridge.release.errors import BadRequest, OperationRefused
+from rollbridge.release.fleet import Fleet
+from rollbridge.release.release import Release
+from rollbridge.release.starting import ReleaseIdentity
+from rollbridge.release.states import ReleaseState
+
+
+@dataclass(frozen=True, slots=True)
+class DeployRequest:
+    """A deploy as asked for; id and revision may be left to us."""
+
+    release_path: str
+    release_id: str | None = None
+    revision: str | None = None
+    wait: bool = False
+    force: bool = False
+
+
+def identify(request: DeployRequest) -> ReleaseIdentity:
+    """Return which release is meant; raise BadRequest when its path or its names cannot be used.
+
+    Symbolic links are resolved now and only now: ``current`` may point elsewhere before the release
+    ends, and every restart of it must find the same code. The id is by default the directory's name,
+    the revision the id.
+    """
+    path = os.path.realpath(request.release_path)
+    if not Path(path).is_dir():
+        what = "is not a directory" if Path(path).exists() else "does not exist"
+        raise BadRequest(f"release path {request.release_path} {what}: prepare the release there, then deploy again")
+    release_id = request.release_id if request.release_id is not None else Path(path).name
+    revision = request.revision if request.revision is not None else release_id
+    issues = check_release_identity(release_id, revision)
+    if issues:
+        raise BadRequest("; ".join(f"{issue.message}: {issue.fix}" for issue in issues))
+    return ReleaseIdentity(release_id, path, revision)
+
+
+def already_active(fleet: Fleet, identity: ReleaseIdentity) -> bool:
+    """Whether this very release serves; raise OperationRefused when its id serves from another path."""
+    active = fleet.active
+    if active is None or active.release_id != identity.release_id:
+        return False
+    if active.release_path != identity.release_path:
+        raise OperationRefused(
+            f"release id {identity.release_id} is active with path {active.release_path}, not "
+            f"{identity.release_path}: choose another --release-id, or use --force to replace it"
+        )
+    return True
+
+
+def rollback_target(fleet: Fleet, release_id: str | None) -> Release:
+    """Return the release to go back to; raise OperationRefused when there is none.
+
+    By default the most recently retired one; a release that failed was never good and is no target.
+    """
+    retained = [
+        release for release in fleet.releases if release.state in (ReleaseState.DRAINING, ReleaseState.STOPPED)
+    ]
+    if release_id is None:
+        if not retained:
+            raise OperationRefused("no release has been retired yet, so there is nothing to roll back to")
+        return max(retained, key=lambda release: release.drain_started_at or release.stopped_at or 0.0)
+    active = fleet.active
+    if active is not None and active.release_id == release_id:
+        return active
+    named = [release for release in retained if release.release_id == release_id]
+    if not named:
+        known = ", ".join(dict.fromkeys(release.release_id for release in retained)) or "none"
+        raise OperationRefused(f"release {release_id} is not retained; those that are: {known}")
+    target = named[-1]
+    if target.state is ReleaseState.STOPPED and not Path(target.release_path).is_dir():
+        raise OperationRefused(
+            f"release {release_id} cannot come back: its directory {target.release_path} is gone. Restore it, or "
+            f"deploy another release"
+        )
+    return target
