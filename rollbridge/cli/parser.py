@@ -1,0 +1,76 @@
+"""The argparse tree: options every command shares, help that fits 80 columns, short answers to wrong usage."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from rollbridge.cli.errors import UsageError
+
+Run = Callable[[argparse.Namespace], int]
+Subparsers = argparse._SubParsersAction  # the public name argparse does not give it
+
+DEFAULT_CONFIG = "rollbridge.toml"
+HELP_WIDTH = 80
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Descriptions and examples as they are written, never wider than 80 columns."""
+
+    def __init__(self, prog: str, indent_increment: int = 2, max_help_position: int = 26) -> None:
+        super().__init__(prog, indent_increment, max_help_position, width=HELP_WIDTH)
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser that raises UsageError in one or two lines instead of printing its whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}. See `{self.prog} --help`.")
+
+    @property
+    def long_options(self) -> list[str]:
+        return [option for option in self._option_string_actions if option.startswith("--")]
+
+
+def new_parser() -> tuple[CommandParser, Subparsers[CommandParser]]:
+    """Return the top parser and the action the families add their commands to."""
+    parser = CommandParser(prog="rollbridge", formatter_class=HelpFormatter, allow_abbrev=False, add_help=False)
+    parser.set_defaults(config=DEFAULT_CONFIG, json=False)
+    _add_shared_options(parser)
+    subparsers = parser.add_subparsers(dest="command", required=True, parser_class=CommandParser)
+    return parser, subparsers
+
+
+def add_command(
+    subparsers: Subparsers[CommandParser], name: str, *, run: Run, description: str, examples: Sequence[str]
+) -> CommandParser:
+    """Add the command ``name`` with the shared options; ``run`` is called with the parsed arguments.
+
+    ``description`` is printed as it is written: keep its lines within 80 columns.
+    """
+    lines = "\n".join(f"  {example}" for example in examples)
+    parser = subparsers.add_parser(
+        name,
+        description=description,
+        epilog=f"example:\n{lines}" if len(examples) == 1 else f"examples:\n{lines}",
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+    _add_shared_options(parser)
+    return parser
+
+
+def _add_shared_options(parser: argparse.ArgumentParser) -> None:
+    # SUPPRESS: an option given before the command is not overwritten by the default of the one after it.
+    parser.add_argument(
+        "-c",
+        "--config",
+        metavar="PATH",
+        default=argparse.SUPPRESS,
+        help=f"config file (default: {DEFAULT_CONFIG} in the working directory)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", default=argparse.SUPPRESS, help="print the result as JSON on stdout"
+    )
