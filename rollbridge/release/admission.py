@@ -8,9 +8,8 @@ from pathlib import Path
 
 from rollbridge.config.launch import check_release_identity
 from rollbridge.release.errors import BadRequest, OperationRefused
-from rollbridge.release.fleet import Fleet
+from rollbridge.release.fleet import Fleet, ReleaseIdentity
 from rollbridge.release.release import Release
-from rollbridge.release.starting import ReleaseIdentity
 from rollbridge.release.states import ReleaseState
 
 

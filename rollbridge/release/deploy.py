@@ -14,11 +14,10 @@ from rollbridge.config.reload import restart_only_changes
 from rollbridge.process.managed import ManagedProcess, ProcessState, StartFailed, StartReason
 from rollbridge.release.admission import DeployRequest, already_active, identify, rollback_target
 from rollbridge.release.errors import OperationFailed, OperationRefused
-from rollbridge.release.fleet import Fleet
+from rollbridge.release.fleet import Fleet, ReleaseIdentity
 from rollbridge.release.release import Release
 from rollbridge.release.retire import prune, retire_in_background, revive
 from rollbridge.release.starting import (
-    ReleaseIdentity,
     allocate_release_ports,
     allocate_shared_ports,
     release_specs,
@@ -232,6 +231,7 @@ async def switch(fleet: Fleet, release: Release, previous: Release | None, repor
     await fleet.around.traffic.switch(*fleet.route())
     for process in release.processes:
         process.end_probation()
+    fleet.last_active = ReleaseIdentity(release.release_id, release.release_path, release.revision)
     fleet.around.save()
 
 

@@ -50,6 +50,15 @@ class Surroundings:
 
 
 @dataclass(frozen=True, slots=True)
+class ReleaseIdentity:
+    """Which release: its id, where it lies (a real path), and its revision."""
+
+    release_id: str
+    release_path: str
+    revision: str
+
+
+@dataclass(frozen=True, slots=True)
 class Operation:
     """What is being done now, for whoever has to wait or is refused."""
 
@@ -74,6 +83,7 @@ class Fleet:
     last_ports: dict[str, int] = field(default_factory=dict)  # process id to the last port given out
     retirements: dict[str, asyncio.Task[None]] = field(default_factory=dict)  # release key to its drain
     last_failure: dict[str, object] | None = None
+    last_active: ReleaseIdentity | None = None  # what a later daemon resumes; None after a stop by the operator
     idle_reason: str = "none"  # why no release is active: "none" yet, or "stopped"
     is_shutting_down: bool = False
     operation: Operation | None = None

@@ -23,7 +23,7 @@ async def stop_release(fleet: Fleet, release_id: str | None) -> Release:
         release = _stoppable(fleet, release_id)
         ending: list[asyncio.Task[None]] = []
         if release is fleet.active:
-            fleet.idle_reason = "stopped"
+            fleet.idle_reason, fleet.last_active = "stopped", None
             release.apply(ReleaseEvent.RETIRED, fleet.around.utc())
             await fleet.around.traffic.switch(*fleet.route())
             ending += [asyncio.create_task(singleton.stop()) for singleton in fleet.singletons.values()]
@@ -95,12 +95,17 @@ async def _restart(process: ManagedProcess) -> str:
     return ""
 
 
-async def stop_everything(fleet: Fleet) -> None:
-    """Stop all that runs, whatever the operation in hand: companions and proxied first, services last."""
+def begin_ending(fleet: Fleet) -> None:
+    """Let no operation begin any more, and make the one in hand give up; what it started is undone by itself."""
     fleet.is_shutting_down = True
     operation = fleet.operation
     if operation is not None and operation.task is not None:
         operation.task.cancel()
+
+
+async def stop_everything(fleet: Fleet) -> None:
+    """Stop all that runs, after ``begin_ending``: companions and proxied first, services last."""
+    operation = fleet.operation
     for task in list(fleet.retirements.values()):
         task.cancel()
     alive = [release for release in fleet.releases if release.is_alive]

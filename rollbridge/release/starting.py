@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from rollbridge.config.launch import resolve_launch
 from rollbridge.config.model import Config, LaunchContext, Policy, ProcessConfig
 from rollbridge.process.managed import ProcessSpec
 from rollbridge.release.errors import OperationFailed
-from rollbridge.release.fleet import Fleet
+from rollbridge.release.fleet import Fleet, ReleaseIdentity
 from rollbridge.release.port_probe import describe_holder, probe_port
 from rollbridge.release.ports import PortsExhausted, choose_ports
 from rollbridge.release.release import Release
 from rollbridge.release.steps import Step
-
-
-@dataclass(frozen=True, slots=True)
-class ReleaseIdentity:
-    """Which release: its id, where it lies (a real path), and its revision."""
-
-    release_id: str
-    release_path: str
-    revision: str
 
 
 def is_per_release(process: ProcessConfig) -> bool:

@@ -1,0 +1,52 @@
+"""What a daemon brings up before its control socket appears: the release it was given, or the last active one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from rollbridge.config.issues import ConfigError
+from rollbridge.daemon.errors import DaemonFailed
+from rollbridge.daemon.supervisor import Supervisor
+from rollbridge.release.admission import DeployRequest
+from rollbridge.release.deploy import deploy
+from rollbridge.release.errors import BadRequest, OperationFailed, OperationRefused
+from rollbridge.release.steps import Progress, ProgressReport
+
+
+def bootstrap_request(supervisor: Supervisor, state: Mapping[str, object]) -> DeployRequest | None:
+    """Return which release to bring up first, None for none; raise DaemonFailed when ``--resume`` finds none."""
+    options = supervisor.options
+    if options.release_path is not None:
+        return DeployRequest(options.release_path, options.release_id, options.revision)
+    if not options.resume:
+        return None
+    last = state.get("last_active")
+    if not isinstance(last, dict) or not isinstance(last.get("release_path"), str):
+        raise DaemonFailed(
+            f"--resume: {supervisor.fleet.config.state_path} names no last active release; start without --resume and "
+            f"deploy, or name the release with --release-path"
+        )
+    return DeployRequest(last["release_path"], last.get("release_id"), last.get("revision"))
+
+
+async def bootstrap(supervisor: Supervisor, state: Mapping[str, object]) -> None:
+    """Bring up what was asked for; raise DaemonFailed when it does not come up."""
+    request = bootstrap_request(supervisor, state)
+    if request is None:
+        return
+
+    def tell(progress: Progress) -> None:
+        supervisor.machinery.events.record("bootstrap", dict(progress))
+
+    report = ProgressReport(tell, supervisor.fleet.around.clock)
+    # A task of its own: a shutdown cancels the operation in hand, and that must not be the daemon.
+    task = asyncio.create_task(deploy(supervisor.fleet, request, report), name="bootstrap")
+    await asyncio.wait((task,))
+    if task.cancelled():
+        return
+    error = task.exception()
+    if isinstance(error, OperationFailed | OperationRefused | BadRequest | ConfigError):
+        raise DaemonFailed(f"bootstrap: {error}") from error
+    if error is not None:
+        raise error

@@ -1,0 +1,62 @@
+"""What happened: one line of JSON each, kept in memory, in the state file and in the daemon's log."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+KEPT_EVENTS: Final = 1000
+
+Event = dict[str, object]
+
+
+def format_utc(epoch_seconds: float) -> str:
+    """Return ``2026-11-21T01:02:03.456Z``."""
+    moment = datetime.fromtimestamp(epoch_seconds, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+class EventLog:
+    """The last 1000 events, and whoever listens for the next.
+
+    The log is written to ``descriptor`` line by line. A log that cannot be written (full disk, reader
+    gone) must not stop the daemon: those lines are counted in ``lost_lines`` and live on in memory.
+    """
+
+    def __init__(self, descriptor: int, utc: Callable[[], float]) -> None:
+        self._descriptor = descriptor
+        self._utc = utc
+        self._kept: deque[Event] = deque(maxlen=KEPT_EVENTS)
+        self._listeners: list[Callable[[Event], None]] = []
+        self.lost_lines = 0
+
+    def record(self, message: str, data: Mapping[str, object]) -> None:
+        """Append one event, now."""
+        event: Event = {"at": format_utc(self._utc()), "message": message, "data": dict(data)}
+        self._kept.append(event)
+        line = json.dumps(event, ensure_ascii=False, default=str) + "\n"
+        try:
+            os.write(self._descriptor, line.encode("utf-8", "replace"))
+        except OSError:
+            self.lost_lines += 1
+        for listener in list(self._listeners):
+            listener(event)
+
+    def last(self, limit: int) -> list[Event]:
+        """Return the last ``limit`` events, oldest first."""
+        return list(self._kept)[-limit:] if limit > 0 else []
+
+    def restore(self, events: Iterable[Event]) -> None:
+        """Put the events of an earlier daemon before those of this one."""
+        own = list(self._kept)
+        self._kept.clear()
+        self._kept.extend([*events, *own])
+
+    def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
+        """Call ``listener`` for every event from now on; return what ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)

@@ -1,0 +1,145 @@
+"""``rollbridge daemon``: from the command line to a supervisor that serves, and to its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from rollbridge.config.load import load_config
+from rollbridge.config.model import Config
+from rollbridge.control.server import ControlServer, SocketInUse
+from rollbridge.daemon.bootstrap import bootstrap
+from rollbridge.daemon.commands import command_handler
+from rollbridge.daemon.errors import DaemonFailed
+from rollbridge.daemon.events import EventLog
+from rollbridge.daemon.listener import ListenerError, open_listener
+from rollbridge.daemon.lock import DaemonLock, LockHeld
+from rollbridge.daemon.options import DaemonOptions
+from rollbridge.daemon.runtime_dir import RuntimeDirError, prepare_runtime_dir
+from rollbridge.daemon.state_file import LoadedState, load_state
+from rollbridge.daemon.supervisor import Machinery, Supervisor
+from rollbridge.daemon.workers import WorkerPool, worker_count, worker_settings
+from rollbridge.process.clock import SystemClock
+from rollbridge.process.output import OutputFollower
+from rollbridge.process.reaper import Reaper
+from rollbridge.runtime import RuntimeInfo, runtime_info, self_command
+
+_REFUSED: Final = 4
+_ANSWER_GRACE_SECONDS: Final = 2.0  # for a client to read the answer of its shutdown
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What was taken before the loop began, in the order in which it is given back last."""
+
+    config: Config
+    lock: DaemonLock
+    listener: socket.socket
+    state: LoadedState
+
+
+def run_daemon(config_path: str, options: DaemonOptions) -> int:
+    """Run in the foreground until shut down; return the exit code.
+
+    Raises ConfigError for a broken config, DaemonFailed for everything that keeps the daemon from starting.
+    """
+    environ = dict(os.environ)
+    config = load_config(config_path, environ)
+    runtime = runtime_info()
+    with _held(config) as held:
+        return asyncio.run(_serve(held, options, runtime, environ))
+
+
+@contextlib.contextmanager
+def _held(config: Config) -> Iterator[Held]:
+    """Take the runtime directory, the lock, the state and the port; raise DaemonFailed when one is not to be had."""
+    try:
+        prepare_runtime_dir(config.runtime_dir)
+        Path(config.state_path).parent.mkdir(parents=True, exist_ok=True)
+        lock = DaemonLock(config.runtime_dir)
+    except LockHeld as error:
+        raise DaemonFailed(f"{error}: use it, or end it with rollbridge shutdown", _REFUSED) from error
+    except RuntimeDirError as error:
+        raise DaemonFailed(str(error)) from error
+    except OSError as error:
+        raise DaemonFailed(f"preparing {error.filename}: {error.strerror}") from error
+    try:
+        state = load_state(config.state_path)
+        listener = open_listener(config.proxy.host, config.proxy.port, os.environ)
+    except ListenerError as error:
+        raise DaemonFailed(str(error), _REFUSED if error.is_held else 1) from error
+    except OSError as error:
+        raise DaemonFailed(
+            f"state file {config.state_path} cannot be read ({error.strerror}): what runs would be lost track of. "
+            f"Make it readable for uid {os.getuid()}, or move it away"
+        ) from error
+    with listener:
+        yield Held(config, lock, listener, state)
+
+
+async def _serve(held: Held, options: DaemonOptions, runtime: RuntimeInfo, environ: dict[str, str]) -> int:
+    config = held.config
+    clock = SystemClock()
+    events = EventLog(sys.stderr.fileno(), time.time)
+    reaper = Reaper(clock)
+    reaper.start()
+    outputs = OutputFollower(str(Path(config.runtime_dir, "output")), clock, events.record)
+    pool = WorkerPool(
+        command=self_command(),
+        listener=held.listener,
+        runtime_dir=config.runtime_dir,
+        settings=worker_settings(config.proxy),
+        count=worker_count(config.proxy.workers),
+        reaper=reaper,
+        record=events.record,
+        on_change=lambda: supervisor.save_soon(),
+    )
+    supervisor = Supervisor(config, options, runtime, Machinery(reaper, outputs, events, pool), environ)
+    supervisor.listen_to_signals()
+    events.record("daemon starting", {"pid": os.getpid(), "version": runtime.version, "digest": runtime.digest})
+    if held.state.complaint:
+        events.record("state file unusable", {"error": held.state.complaint})
+    server: ControlServer | None = None
+    failure: DaemonFailed | None = None
+    try:
+        await pool.start()
+        await bootstrap(supervisor, held.state.state)
+        server = ControlServer(
+            config.control.path,
+            config.control.mode,
+            config.control.owner,
+            config.control.group,
+            command_handler(supervisor),
+        )
+        await server.start()
+        events.record("daemon ready", {"control": config.control.path, "port": config.proxy.port})
+        await supervisor.ended.wait()
+    except TimeoutError:
+        failure = DaemonFailed(
+            f"the proxy workers did not start; see {Path(config.runtime_dir, 'workers.log')} for what they say"
+        )
+    except SocketInUse as error:
+        failure = DaemonFailed(str(error), _REFUSED)
+    except DaemonFailed as error:
+        failure = error
+    except OSError as error:
+        failure = DaemonFailed(f"control socket {config.control.path}: {error.strerror or error}")
+    if failure is not None:
+        events.record("daemon failed", {"error": str(failure)})
+    await supervisor.begin_shutdown()
+    # Whoever waits for the shutdown's answer may start the next daemon at once: nothing may be held any more.
+    held.lock.release()
+    if server is not None:
+        await server.close(_ANSWER_GRACE_SECONDS)
+    outputs.close()
+    if failure is not None:
+        raise failure
+    return 0

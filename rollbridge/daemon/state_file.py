@@ -1,0 +1,88 @@
+"""The state file: written whole or not at all, kept aside when it cannot be read."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+FORMAT: Final = 1
+
+State = dict[str, object]
+
+
+class StateUnusable(Exception):
+    """The file is there and cannot be used; the message says why."""
+
+
+def encode_state(state: Mapping[str, object]) -> bytes:
+    """Return the file's bytes."""
+    return json.dumps({"format": FORMAT, **state}, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def decode_state(data: bytes) -> State:
+    """Return what the file holds; raise StateUnusable when it is damaged or of another format."""
+    try:
+        state = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise StateUnusable(f"it is not complete JSON ({error})") from error
+    if not isinstance(state, dict) or not isinstance(state.get("format"), int):
+        raise StateUnusable("it has no format number")
+    if state["format"] != FORMAT:
+        raise StateUnusable(f"it has format {state['format']}, this rollbridge reads format {FORMAT}")
+    return state
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedState:
+    """What an earlier daemon left; ``complaint`` says where an unusable file was put, empty when none was."""
+
+    state: State
+    complaint: str = ""
+
+
+def load_state(path: str) -> LoadedState:
+    """Read the state file; one that cannot be used is renamed aside and named in ``complaint``.
+
+    Raises OSError when a file that is there cannot be read or moved: to start as if there were
+    none would lose track of what runs.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        return LoadedState({})
+    try:
+        return LoadedState(decode_state(data))
+    except StateUnusable as error:
+        aside = _free_name(path)
+        os.rename(path, aside)
+        return LoadedState({}, f"state file {path} cannot be used: {error}. It is kept as {aside}")
+
+
+def _free_name(path: str) -> str:
+    number = 1
+    while Path(f"{path}.unusable-{number}").exists():
+        number += 1
+    return f"{path}.unusable-{number}"
+
+
+def write_state(path: str, data: bytes) -> None:
+    """Replace the file by ``data`` so that a reader, or a power cut, finds the old or the new whole; raise OSError."""
+    temporary = f"{path}.new"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.rename(temporary, path)
+    directory = os.open(Path(path).parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

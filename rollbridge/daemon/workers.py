@@ -1,0 +1,235 @@
+"""The proxy workers: started, told where requests go, replaced when they die."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from rollbridge.config.model import ProxyConfig
+from rollbridge.daemon.worker_link import WorkerLink
+from rollbridge.process.identity import signal_identity
+from rollbridge.process.exits import describe_exit
+from rollbridge.process.reaper import Child, Reaper, StartFailed
+from rollbridge.proxy.messages import Route, Settings, Shutdown, Target
+from rollbridge.proxy.messages import Upstream as WireUpstream
+from rollbridge.release.release import Connections, RouteTarget
+
+_ACK_SECONDS: Final = 5.0  # a worker's loop turns in microseconds; one that does not answer by then is wedged
+_START_SECONDS: Final = 20.0  # an interpreter's start takes 0.1 s; even a machine that swaps manages in this
+_STEADY_SECONDS: Final = 5.0  # a worker that lived so long did not die of its start
+_MAX_RESPAWN_DELAY_SECONDS: Final = 5.0
+
+
+def worker_count(configured: int | None) -> int:
+    """Return how many workers to run; None means one per core this process may use."""
+    return configured if configured is not None else len(os.sched_getaffinity(0))
+
+
+def worker_settings(proxy: ProxyConfig) -> Settings:
+    """Return what a worker must know of the config."""
+    return Settings(
+        hold_timeout_seconds=proxy.hold_timeout_seconds,
+        head_timeout_seconds=proxy.head_timeout_seconds,
+        idle_timeout_seconds=proxy.idle_timeout_seconds,
+        response_timeout_seconds=proxy.response_timeout_seconds,
+        max_head_bytes=proxy.max_head_bytes,
+        max_connections=proxy.max_connections,
+        trusted_proxies=tuple(str(network) for network in proxy.trusted_proxies),
+    )
+
+
+def respawn_delay(lived_seconds: float, previous_delay: float) -> float:
+    """Return how long to wait before a worker that lived ``lived_seconds`` is started again (seconds)."""
+    if lived_seconds >= _STEADY_SECONDS:
+        return 0.0
+    return min(_MAX_RESPAWN_DELAY_SECONDS, max(0.05, previous_delay * 2))
+
+
+@dataclass(slots=True, eq=False)
+class WorkerPool:
+    """All workers of one daemon; the ``Traffic`` of its fleet.
+
+    ``command`` runs this very code as a worker. Facts change through ``_changed``, which wakes everybody who waits for some.
+    """
+
+    command: Sequence[str]
+    listener: socket.socket
+    runtime_dir: str
+    settings: Settings
+    count: int
+    reaper: Reaper
+    record: Callable[[str, dict[str, object]], None]
+    on_change: Callable[[], None]  # identities changed: the state file must know
+    links: dict[int, WorkerLink] = field(default_factory=dict)
+    _route: Route = field(default_factory=lambda: Route(generation=1, active=None))
+    _wakers: set[asyncio.Event] = field(default_factory=set)
+    _keepers: list[asyncio.Task[None]] = field(default_factory=list)
+    _is_stopping: bool = False
+
+    async def start(self) -> None:
+        """Start every worker and return when all have acknowledged their first route; raise TimeoutError."""
+        for index in range(self.count):
+            self._keepers.append(asyncio.create_task(self._keep(index), name=f"proxy worker {index}"))
+        async with asyncio.timeout(_START_SECONDS):
+            await self._wait_for(
+                lambda: len(self.links) == self.count and self._all_acknowledged(self._route.generation)
+            )
+
+    async def switch(self, active: str | None, reason: str, targets: tuple[RouteTarget, ...]) -> None:
+        """Send the route; return when every worker has acknowledged it.
+
+        A worker that does not within five seconds is wedged: it is killed and replaced, and a
+        replacement accepts nothing before it knows the newest route.
+        """
+        self.announce(active, reason, targets)
+        generation = self._route.generation
+        try:
+            async with asyncio.timeout(_ACK_SECONDS):
+                await self._wait_for(lambda: self._all_acknowledged(generation))
+        except TimeoutError:
+            for link in list(self.links.values()):
+                if link.acknowledged < generation:
+                    self.record("worker killed: no answer", {"worker": link.index, "pid": link.identity.pid})
+                    signal_identity(link.identity, 9)
+            await self._wait_for(lambda: self._all_acknowledged(generation))
+
+    def announce(self, active: str | None, reason: str, targets: tuple[RouteTarget, ...]) -> None:
+        """Send the route to every worker without waiting for their answers."""
+        self._route = Route(
+            generation=self._route.generation + 1,
+            active=active,
+            reason=reason,
+            targets=tuple(
+                Target(
+                    target.key,
+                    tuple(WireUpstream(upstream.host, upstream.port, upstream.is_up) for upstream in target.upstreams),
+                )
+                for target in targets
+            ),
+        )
+        for link in self.links.values():
+            link.send(self._route)
+
+    def connections(self, key: str) -> Connections:
+        """Return what is in flight on a release, all workers together."""
+        counts = [link.counts(key) for link in self.links.values()]
+        return Connections(sum(one.http for one in counts), sum(one.websocket for one in counts))
+
+    async def wait_until_idle(self, key: str) -> None:
+        """Return when nothing is in flight on a release."""
+        await self._wait_for(lambda: self.connections(key).total == 0)
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Let every worker use ``settings`` for what starts from now on."""
+        self.settings = settings
+        for link in self.links.values():
+            link.send(settings)
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Stop accepting, let requests in flight end for at most ``drain_seconds``, then end the workers.
+
+        Tunnels are not waited for: they may never end, and the application behind them is about to.
+        """
+        self._is_stopping = True
+        self.listener.close()
+        for link in self.links.values():
+            link.send(Shutdown(drain_seconds))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(drain_seconds):
+                await self._wait_for(lambda: all(link.is_lost or not link.in_flight() for link in self.links.values()))
+        for link in self.links.values():
+            link.send(Shutdown(0.0))
+        try:
+            async with asyncio.timeout(_ACK_SECONDS):
+                await asyncio.gather(*self._keepers)
+        except TimeoutError:
+            for link in self.links.values():
+                signal_identity(link.identity, 9)
+            await asyncio.gather(*self._keepers, return_exceptions=True)
+
+    def _all_acknowledged(self, generation: int) -> bool:
+        """Whether no living worker is behind ``generation``; a dead one serves nobody."""
+        return all(link.is_lost or link.acknowledged >= generation for link in self.links.values())
+
+    async def _wait_for(self, condition: Callable[[], bool]) -> None:
+        waker = asyncio.Event()
+        self._wakers.add(waker)
+        try:
+            while not condition():
+                await waker.wait()
+                waker.clear()
+        finally:
+            self._wakers.discard(waker)
+
+    def _changed(self) -> None:
+        for waker in self._wakers:
+            waker.set()
+
+    async def _keep(self, index: int) -> None:
+        """Run worker ``index`` for as long as the daemon lives."""
+        loop = asyncio.get_running_loop()
+        delay = 0.0
+        while not self._is_stopping:
+            began = loop.time()
+            await self._run_once(index)
+            if self._is_stopping:
+                return
+            delay = respawn_delay(loop.time() - began, delay)
+            await asyncio.sleep(delay)
+
+    def _spawn(self, argv: Sequence[str], pass_fds: Sequence[int]) -> Child:
+        # A file, not our own stderr: a worker outlives this daemon, and must not die of a closed pipe.
+        log = os.open(
+            Path(self.runtime_dir, "workers.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+        )
+        try:
+            return self.reaper.spawn(argv, cwd="/", env=None, stdout=log, stderr=log, pass_fds=pass_fds)
+        finally:
+            os.close(log)
+
+    async def _run_once(self, index: int) -> None:
+        """Start worker ``index`` and return when it has ended."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        socket_path = str(Path(self.runtime_dir, f"worker-{index}.sock"))
+        argv = [
+            *self.command,
+            "_proxy-worker",
+            f"--link-fd={theirs.fileno()}",
+            f"--listen-fd={self.listener.fileno()}",
+            f"--socket={socket_path}",
+            f"--index={index}",
+        ]
+        try:
+            child = self._spawn(argv, (theirs.fileno(), self.listener.fileno()))
+        except StartFailed as error:
+            ours.close()
+            self.record("worker did not start", {"worker": index, "error": str(error)})
+            return
+        finally:
+            theirs.close()
+        self.reaper.protect(child.identity.pid)
+        link = WorkerLink(index, child.identity, socket_path, self._changed, self.record)
+        await link.open(ours)
+        link.send(self.settings)
+        link.send(self._route)
+        # Registered in the same turn as its first route was sent: no route can fall between the two.
+        self.links[index] = link
+        self.on_change()
+        self.record("worker started", {"worker": index, "pid": child.identity.pid})
+        status = await child.exit
+        self.reaper.unprotect(child.identity.pid)
+        await link.close()
+        if self.links.get(index) is link:
+            del self.links[index]
+        if not self._is_stopping:
+            self.record("worker exited", {"worker": index, "pid": child.identity.pid, "how": describe_exit(status)})
+        Path(socket_path).unlink(missing_ok=True)
+        self._changed()
+        self.on_change()
