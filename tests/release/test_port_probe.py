@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+
+from rollbridge.release.port_probe import describe_holder, listeners_on, probe_port, strangers_on
+from rollbridge.release.ports import PortFact
+
+
+def listening() -> socket.socket:
+    return socket.create_server(("127.0.0.1", 0))
+
+
+def test_a_port_that_somebody_listens_on_is_in_use() -> None:
+    with listening() as server:
+        assert probe_port("127.0.0.1", server.getsockname()[1]) is PortFact.IN_USE
+
+
+def test_a_wildcard_listener_occupies_the_loopback_address_too() -> None:
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        assert probe_port("127.0.0.1", server.getsockname()[1]) is PortFact.IN_USE
+
+
+def test_a_port_with_connections_in_time_wait_is_free() -> None:
+    with listening() as server:
+        port = server.getsockname()[1]
+        client = socket.create_connection(("127.0.0.1", port))
+        accepted, _ = server.accept()
+        accepted.close()  # the side that closes first is the one that waits
+        client.recv(1)
+        client.close()
+    assert probe_port("127.0.0.1", port) is PortFact.FREE
+
+
+def test_an_address_that_is_not_ours_is_not_bindable() -> None:
+    assert probe_port("192.0.2.1", 40000) is PortFact.NOT_BINDABLE
+
+
+def test_our_own_listener_is_no_stranger_to_us_and_one_to_others() -> None:
+    with listening() as server:
+        port = server.getsockname()[1]
+        assert len(listeners_on(port)) == 1
+        assert strangers_on(port, [os.getpid()]) == ()
+        other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        try:
+            assert len(strangers_on(port, [other.pid])) == 1
+        finally:
+            other.communicate(b"\n")
+
+
+def test_a_port_nobody_listens_on_has_no_strangers() -> None:
+    with listening() as server:
+        port = server.getsockname()[1]
+    assert strangers_on(port, []) == ()
+
+
+def test_the_holder_is_named_by_its_pid() -> None:
+    with listening() as server:
+        port = server.getsockname()[1]
+        assert describe_holder("127.0.0.1", port) == f"127.0.0.1:{port} is in use by pid {os.getpid()}"
