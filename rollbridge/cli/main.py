@@ -47,6 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         from rollbridge.proxy.worker import main as run_worker  # type: ignore[import-not-found,unused-ignore]
 
         return int(run_worker(arguments[1:]))
+    if arguments[:1] == ["_demo-app"]:
+        from rollbridge.demo.app import main as run_demo_app
+
+        return run_demo_app(arguments[1:])
+    if arguments[:1] == ["_demo-worker"]:
+        from rollbridge.demo.jobs import main as run_demo_worker
+
+        return run_demo_worker(arguments[1:])
     from rollbridge.cli.dispatch import run_command
 
     return run_command(arguments, COMMANDS)

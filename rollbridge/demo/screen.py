@@ -1,0 +1,84 @@
+"""What a person sees while the demo runs: plain lines, and on a terminal a status line below them."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Mapping
+from typing import Final, TextIO
+
+WIDTH: Final = 79
+ERASE_LINE: Final = "\r\x1b[K"
+
+
+class Screen:
+    """Writes to ``stream``. Text is ASCII, so that no locale can refuse it.
+
+    When nobody reads any more (a closed pipe, a terminal that is gone), ``on_closed`` is called once.
+    """
+
+    def __init__(
+        self, stream: TextIO, *, is_live: bool, clock: Callable[[], float], on_closed: Callable[[], None]
+    ) -> None:
+        self._stream = stream
+        self._is_live = is_live
+        self._clock = clock
+        self._started_at = clock()
+        self._status = ""
+        self._on_closed = on_closed
+        self._is_closed = False
+
+    @property
+    def seconds(self) -> float:
+        """Since the demo began."""
+        return self.seconds_at(self._clock())
+
+    def seconds_at(self, now: float) -> float:
+        return now - self._started_at
+
+    def step(self, text: str) -> None:
+        """One line with the time, wrapped where it is longer than the screen."""
+        self._lines(textwrap.wrap(text, WIDTH - 8) or [""], f"{self.seconds:6.1f}s ", " " * 8)
+
+    def detail(self, text: str) -> None:
+        """A line of another program, told apart by a bar."""
+        pieces = textwrap.wrap(text, WIDTH - 10, break_on_hyphens=False) or [""]
+        self._lines(pieces, " " * 8 + "| ", " " * 8 + "| ")
+
+    def status(self, text: str) -> None:
+        """Replace the status line; does nothing where there is none."""
+        if self._is_live:
+            self._status = f"{self.seconds:6.1f}s {text}"[:WIDTH]
+            self._write(ERASE_LINE + self._status)
+
+    def close(self) -> None:
+        if self._status:
+            self._status = ""
+            self._write(ERASE_LINE)
+
+    def _lines(self, pieces: list[str], first: str, following: str) -> None:
+        lines = [(first if index == 0 else following) + piece for index, piece in enumerate(pieces)]
+        erase = ERASE_LINE if self._status else ""
+        self._write(erase + "\n".join(lines) + "\n" + self._status)
+
+    def _write(self, text: str) -> None:
+        if self._is_closed:
+            return
+        try:
+            self._stream.write(text.encode("ascii", "replace").decode("ascii"))
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._is_closed = True
+            self._on_closed()
+
+
+def has_status_line(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    """Whether ``stream`` is a terminal that can erase a line."""
+    return stream.isatty() and environ.get("TERM", "dumb") != "dumb"
+
+
+def show_mix(releases: Mapping[str, int]) -> str:
+    """Which release answered how much: ``v1 25%, v2 75%``."""
+    total = sum(releases.values())
+    if not total:
+        return "nobody answers"
+    return ", ".join(f"{name} {count * 100 / total:.0f}%" for name, count in sorted(releases.items()) if count)
