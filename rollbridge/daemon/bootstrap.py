@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 
 from rollbridge.config.issues import ConfigError
 from rollbridge.daemon.errors import DaemonFailed
@@ -14,25 +13,25 @@ from rollbridge.release.errors import BadRequest, OperationFailed, OperationRefu
 from rollbridge.release.steps import Progress, ProgressReport
 
 
-def bootstrap_request(supervisor: Supervisor, state: Mapping[str, object]) -> DeployRequest | None:
+def bootstrap_request(supervisor: Supervisor) -> DeployRequest | None:
     """Return which release to bring up first, None for none; raise DaemonFailed when ``--resume`` finds none."""
     options = supervisor.options
     if options.release_path is not None:
         return DeployRequest(options.release_path, options.release_id, options.revision)
     if not options.resume:
         return None
-    last = state.get("last_active")
-    if not isinstance(last, dict) or not isinstance(last.get("release_path"), str):
+    last = supervisor.fleet.last_active
+    if last is None:
         raise DaemonFailed(
             f"--resume: {supervisor.fleet.config.state_path} names no last active release; start without --resume and "
             f"deploy, or name the release with --release-path"
         )
-    return DeployRequest(last["release_path"], last.get("release_id"), last.get("revision"))
+    return DeployRequest(last.release_path, last.release_id, last.revision)
 
 
-async def bootstrap(supervisor: Supervisor, state: Mapping[str, object]) -> None:
+async def bootstrap(supervisor: Supervisor) -> None:
     """Bring up what was asked for; raise DaemonFailed when it does not come up."""
-    request = bootstrap_request(supervisor, state)
+    request = bootstrap_request(supervisor)
     if request is None:
         return
 

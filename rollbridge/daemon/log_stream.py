@@ -28,11 +28,11 @@ def collect_logs(fleet: Fleet, name: str | None, limit: int) -> list[dict[str, o
     """Return the last ``limit`` lines of the processes meant, merged by time; raise OperationRefused for no match."""
     meant = [process for process in fleet.all_processes() if _is_meant(process, name)]
     if name is not None and not meant and name not in fleet.config.processes:
-        known = ", ".join(dict.fromkeys([*fleet.config.processes, *(p.spec.instance_id for p in fleet.all_processes())]))
+        known = ", ".join(
+            dict.fromkeys([*fleet.config.processes, *(p.spec.instance_id for p in fleet.all_processes())])
+        )
         raise OperationRefused(f"no process is called {name}; there are: {known}")
-    entries = [
-        log_entry(process.spec.instance_id, line) for process in meant for line in process.last_lines(limit)
-    ]
+    entries = [log_entry(process.spec.instance_id, line) for process in meant for line in process.last_lines(limit)]
     entries.sort(key=lambda entry: str(entry["at"]))
     return entries[-limit:] if limit else []
 

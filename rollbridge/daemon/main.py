@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,8 @@ from typing import Final
 from rollbridge.config.load import load_config
 from rollbridge.config.model import Config
 from rollbridge.control.server import ControlServer, SocketInUse
+from rollbridge.daemon.adoption import repair, take_over
+from rollbridge.daemon.attach import AttachedWorker, attach_workers
 from rollbridge.daemon.bootstrap import bootstrap
 from rollbridge.daemon.commands import command_handler
 from rollbridge.daemon.errors import DaemonFailed
@@ -23,14 +26,16 @@ from rollbridge.daemon.events import EventLog
 from rollbridge.daemon.listener import ListenerError, open_listener
 from rollbridge.daemon.lock import DaemonLock, LockHeld
 from rollbridge.daemon.options import DaemonOptions
+from rollbridge.daemon.recorded import RecordedState, read_recorded
 from rollbridge.daemon.runtime_dir import RuntimeDirError, prepare_runtime_dir
-from rollbridge.daemon.state_file import LoadedState, load_state
+from rollbridge.daemon.state_file import load_state
 from rollbridge.daemon.supervisor import Machinery, Supervisor
 from rollbridge.daemon.workers import WorkerPool, worker_count, worker_settings
 from rollbridge.process.clock import SystemClock
+from rollbridge.process.identity import read_boot_id
 from rollbridge.process.output import OutputFollower
 from rollbridge.process.reaper import Reaper
-from rollbridge.runtime import RuntimeInfo, runtime_info, self_command
+from rollbridge.runtime import runtime_info, self_command
 
 _REFUSED: Final = 4
 _ANSWER_GRACE_SECONDS: Final = 2.0  # for a client to read the answer of its shutdown
@@ -38,12 +43,14 @@ _ANSWER_GRACE_SECONDS: Final = 2.0  # for a client to read the answer of its shu
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What was taken before the loop began, in the order in which it is given back last."""
+    """What was taken before the loop began: each exists once, and is given back before a shutdown is answered."""
 
     config: Config
+    events: EventLog
     lock: DaemonLock
+    recorded: RecordedState
+    workers: tuple[AttachedWorker, ...]  # of an earlier daemon
     listener: socket.socket
-    state: LoadedState
 
 
 def run_daemon(config_path: str, options: DaemonOptions) -> int:
@@ -53,13 +60,13 @@ def run_daemon(config_path: str, options: DaemonOptions) -> int:
     """
     environ = dict(os.environ)
     config = load_config(config_path, environ)
-    runtime = runtime_info()
-    with _held(config) as held:
-        return asyncio.run(_serve(held, options, runtime, environ))
+    events = EventLog(sys.stderr.fileno(), time.time)
+    with _held(config, events, environ) as held:
+        return asyncio.run(_serve(held, options, environ))
 
 
 @contextlib.contextmanager
-def _held(config: Config) -> Iterator[Held]:
+def _held(config: Config, events: EventLog, environ: Mapping[str, str]) -> Iterator[Held]:
     """Take the runtime directory, the lock, the state and the port; raise DaemonFailed when one is not to be had."""
     try:
         prepare_runtime_dir(config.runtime_dir)
@@ -72,26 +79,40 @@ def _held(config: Config) -> Iterator[Held]:
     except OSError as error:
         raise DaemonFailed(f"preparing {error.filename}: {error.strerror}") from error
     try:
-        state = load_state(config.state_path)
-        listener = open_listener(config.proxy.host, config.proxy.port, os.environ)
-    except ListenerError as error:
-        raise DaemonFailed(str(error), _REFUSED if error.is_held else 1) from error
+        loaded = load_state(config.state_path)
     except OSError as error:
         raise DaemonFailed(
             f"state file {config.state_path} cannot be read ({error.strerror}): what runs would be lost track of. "
             f"Make it readable for uid {os.getuid()}, or move it away"
         ) from error
+    if loaded.complaint:
+        events.record("state file unusable", {"error": loaded.complaint})
+    recorded = read_recorded(loaded.state)
+    boot_id = read_boot_id()
+    attachment = attach_workers(recorded.workers if recorded.boot_id == boot_id else (), boot_id, events.record)
+    listener = attachment.listener
+    if listener is None:
+        try:
+            listener = open_listener(config.proxy.host, config.proxy.port, environ)
+        except ListenerError as error:
+            raise DaemonFailed(str(error), _REFUSED if error.is_held else 1) from error
+    elif listener.getsockname()[1] != config.proxy.port:
+        raise DaemonFailed(
+            f"the workers of the earlier daemon serve port {listener.getsockname()[1]}, the configuration says "
+            f"{config.proxy.port}: set proxy.port back, start the daemon, and shut it down before you change the port",
+            _REFUSED,
+        )
     with listener:
-        yield Held(config, lock, listener, state)
+        yield Held(config, events, lock, recorded, attachment.workers, listener)
 
 
-async def _serve(held: Held, options: DaemonOptions, runtime: RuntimeInfo, environ: dict[str, str]) -> int:
-    config = held.config
+async def _serve(held: Held, options: DaemonOptions, environ: dict[str, str]) -> int:
+    config, events = held.config, held.events
+    runtime = runtime_info()
     clock = SystemClock()
-    events = EventLog(sys.stderr.fileno(), time.time)
     reaper = Reaper(clock)
     reaper.start()
-    outputs = OutputFollower(str(Path(config.runtime_dir, "output")), clock, events.record)
+    outputs = OutputFollower(Path(config.runtime_dir, "output"), clock)
     pool = WorkerPool(
         command=self_command(),
         listener=held.listener,
@@ -101,17 +122,20 @@ async def _serve(held: Held, options: DaemonOptions, runtime: RuntimeInfo, envir
         reaper=reaper,
         record=events.record,
         on_change=lambda: supervisor.save_soon(),
+        attached={worker.index: worker for worker in held.workers},
     )
     supervisor = Supervisor(config, options, runtime, Machinery(reaper, outputs, events, pool), environ)
     supervisor.listen_to_signals()
     events.record("daemon starting", {"pid": os.getpid(), "version": runtime.version, "digest": runtime.digest})
-    if held.state.complaint:
-        events.record("state file unusable", {"error": held.state.complaint})
     server: ControlServer | None = None
     failure: DaemonFailed | None = None
     try:
+        adopted = take_over(supervisor, held.recorded)
+        pool.begin_after(max((worker.generation for worker in held.workers), default=0))
+        pool.announce(*supervisor.fleet.route())
         await pool.start()
-        await bootstrap(supervisor, held.state.state)
+        await repair(supervisor, adopted)
+        await bootstrap(supervisor)
         server = ControlServer(
             config.control.path,
             config.control.mode,
@@ -121,11 +145,12 @@ async def _serve(held: Held, options: DaemonOptions, runtime: RuntimeInfo, envir
         )
         await server.start()
         events.record("daemon ready", {"control": config.control.path, "port": config.proxy.port})
+        # Everything that is there now stays; the collector need not look at it again.
+        gc.freeze()
         await supervisor.ended.wait()
     except TimeoutError:
-        failure = DaemonFailed(
-            f"the proxy workers did not start; see {Path(config.runtime_dir, 'workers.log')} for what they say"
-        )
+        log = Path(config.runtime_dir, "workers.log")
+        failure = DaemonFailed(f"the proxy workers did not start; what they say is in {log}")
     except SocketInUse as error:
         failure = DaemonFailed(str(error), _REFUSED)
     except DaemonFailed as error:

@@ -44,8 +44,7 @@ def proxy_status(config: Config, pool: WorkerPool) -> Document:
         "port": config.proxy.port,
         "upstream_host": config.proxy.upstream_host,
         "workers": [
-            {"index": link.index, "pid": link.identity.pid, **link.totals()}
-            for _, link in sorted(pool.links.items())
+            {"index": link.index, "pid": link.identity.pid, **link.totals()} for _, link in sorted(pool.links.items())
         ],
     }
 
@@ -120,7 +119,8 @@ def _identity(fleet: Fleet) -> Document:
 
 
 def _records(processes: Iterable[ManagedProcess]) -> list[Mapping[str, object]]:
-    return [process.record() for process in processes]
+    # The release whose definition it runs: a singleton of another one has not been replaced yet.
+    return [{**process.record(), "release_id": process.spec.release_id} for process in processes]
 
 
 def bootstrap_status(options: DaemonOptions) -> Document | None:
@@ -134,4 +134,3 @@ def bootstrap_status(options: DaemonOptions) -> Document | None:
         "boot_attestation": options.boot_attestation,
         "resume": options.resume,
     }
-

@@ -91,6 +91,19 @@ class Supervisor:
             is_probation=True,
         )
 
+    def adopt_process(self, spec: ProcessSpec, record: Mapping[str, object]) -> ManagedProcess:
+        """Take over the process that ``record`` describes; raise ValueError when it describes none."""
+        return ManagedProcess.adopt(
+            spec,
+            record,
+            reaper=self.machinery.reaper,
+            outputs=self.machinery.outputs,
+            clock=SystemClock(),
+            on_event=self.machinery.events.record,
+            on_change=self.fleet.process_changed,
+            is_probation=True,
+        )
+
     def status(self) -> Document:
         """Return the document of ``status --json`` (design, section 5)."""
         config = self.fleet.config
@@ -197,5 +210,3 @@ class Supervisor:
     def adopt_settings(self) -> None:
         """Give the workers the proxy settings of a config that was just adopted."""
         self.machinery.pool.reconfigure(worker_settings(self.fleet.config.proxy))
-
-

@@ -51,10 +51,11 @@ class WorkerLink:
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
 
-    async def open(self, connected: socket.socket) -> None:
-        """Take ``connected`` (non-blocking, ours from now on) and greet the worker."""
+    async def open(self, connected: socket.socket, already_read: bytes = b"") -> None:
+        """Take ``connected`` (non-blocking, ours from now on); ``already_read`` is what was read from it before."""
         reader, self._writer = await asyncio.open_connection(sock=connected, limit=MAX_LINE_BYTES)
-        self.send(Hello())
+        if already_read:
+            reader.feed_data(already_read)
         self._reading = asyncio.create_task(self._read(reader), name=f"worker {self.index} link")
 
     def send(self, message: Settings | Route | Shutdown | Hello) -> None:

@@ -7,16 +7,17 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from rollbridge.config.model import ProxyConfig
+from rollbridge.daemon.attach import AttachedWorker
 from rollbridge.daemon.worker_link import WorkerLink
 from rollbridge.process.identity import signal_identity
 from rollbridge.process.exits import describe_exit
 from rollbridge.process.reaper import Child, Reaper, StartFailed
-from rollbridge.proxy.messages import Route, Settings, Shutdown, Target
+from rollbridge.proxy.messages import Hello, Route, Settings, Shutdown, Target
 from rollbridge.proxy.messages import Upstream as WireUpstream
 from rollbridge.release.release import Connections, RouteTarget
 
@@ -66,6 +67,7 @@ class WorkerPool:
     reaper: Reaper
     record: Callable[[str, dict[str, object]], None]
     on_change: Callable[[], None]  # identities changed: the state file must know
+    attached: dict[int, AttachedWorker] = field(default_factory=dict)  # those an earlier daemon left, by index
     links: dict[int, WorkerLink] = field(default_factory=dict)
     _route: Route = field(default_factory=lambda: Route(generation=1, active=None))
     _wakers: set[asyncio.Event] = field(default_factory=set)
@@ -74,11 +76,13 @@ class WorkerPool:
 
     async def start(self) -> None:
         """Start every worker and return when all have acknowledged their first route; raise TimeoutError."""
-        for index in range(self.count):
+        # A worker beyond the count serves until it ends: its clients are worth more than the number.
+        wanted = sorted({*range(self.count), *self.attached})
+        for index in wanted:
             self._keepers.append(asyncio.create_task(self._keep(index), name=f"proxy worker {index}"))
         async with asyncio.timeout(_START_SECONDS):
             await self._wait_for(
-                lambda: len(self.links) == self.count and self._all_acknowledged(self._route.generation)
+                lambda: len(self.links) == len(wanted) and self._all_acknowledged(self._route.generation)
             )
 
     async def switch(self, active: str | None, reason: str, targets: tuple[RouteTarget, ...]) -> None:
@@ -98,6 +102,10 @@ class WorkerPool:
                     self.record("worker killed: no answer", {"worker": link.index, "pid": link.identity.pid})
                     signal_identity(link.identity, 9)
             await self._wait_for(lambda: self._all_acknowledged(generation))
+
+    def begin_after(self, generation: int) -> None:
+        """Number routes above ``generation``, the newest that an attached worker knows."""
+        self._route = replace(self._route, generation=max(self._route.generation, generation))
 
     def announce(self, active: str | None, reason: str, targets: tuple[RouteTarget, ...]) -> None:
         """Send the route to every worker without waiting for their answers."""
@@ -172,9 +180,12 @@ class WorkerPool:
             waker.set()
 
     async def _keep(self, index: int) -> None:
-        """Run worker ``index`` for as long as the daemon lives."""
+        """Run worker ``index`` for as long as the daemon lives, beginning with the one that already runs."""
         loop = asyncio.get_running_loop()
         delay = 0.0
+        attached = self.attached.pop(index, None)
+        if attached is not None:
+            await self._attend(attached)
         while not self._is_stopping:
             began = loop.time()
             await self._run_once(index)
@@ -183,53 +194,69 @@ class WorkerPool:
             delay = respawn_delay(loop.time() - began, delay)
             await asyncio.sleep(delay)
 
-    def _spawn(self, argv: Sequence[str], pass_fds: Sequence[int]) -> Child:
-        # A file, not our own stderr: a worker outlives this daemon, and must not die of a closed pipe.
-        log = os.open(
-            Path(self.runtime_dir, "workers.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-        )
-        try:
-            return self.reaper.spawn(argv, cwd="/", env=None, stdout=log, stderr=log, pass_fds=pass_fds)
-        finally:
-            os.close(log)
-
     async def _run_once(self, index: int) -> None:
         """Start worker ``index`` and return when it has ended."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         socket_path = str(Path(self.runtime_dir, f"worker-{index}.sock"))
-        argv = [
-            *self.command,
-            "_proxy-worker",
-            f"--link-fd={theirs.fileno()}",
-            f"--listen-fd={self.listener.fileno()}",
-            f"--socket={socket_path}",
-            f"--index={index}",
-        ]
         try:
-            child = self._spawn(argv, (theirs.fileno(), self.listener.fileno()))
+            child = self._spawn(index, theirs.fileno(), socket_path)
         except StartFailed as error:
             ours.close()
             self.record("worker did not start", {"worker": index, "error": str(error)})
             return
         finally:
             theirs.close()
-        self.reaper.protect(child.identity.pid)
+        self.record("worker started", {"worker": index, "pid": child.identity.pid})
         link = WorkerLink(index, child.identity, socket_path, self._changed, self.record)
         await link.open(ours)
+        link.send(Hello())
+        await self._follow(link, child)
+
+    async def _attend(self, attached: AttachedWorker) -> None:
+        """Carry on with a worker of an earlier daemon and return when it has ended."""
+        child = self.reaper.watch(attached.identity)
+        link = WorkerLink(attached.index, attached.identity, attached.socket_path, self._changed, self.record)
+        await link.open(attached.link, attached.greeting)
+        self.record("worker adopted", {"worker": attached.index, "pid": attached.identity.pid})
+        await self._follow(link, child)
+
+    async def _follow(self, link: WorkerLink, child: Child) -> None:
+        """Tell the worker what it needs, list it, and return when it has ended."""
+        self.reaper.protect(child.identity.pid)
         link.send(self.settings)
         link.send(self._route)
-        # Registered in the same turn as its first route was sent: no route can fall between the two.
-        self.links[index] = link
+        # Listed in the same turn as its first route was sent: no route can fall between the two.
+        self.links[link.index] = link
         self.on_change()
-        self.record("worker started", {"worker": index, "pid": child.identity.pid})
         status = await child.exit
         self.reaper.unprotect(child.identity.pid)
         await link.close()
-        if self.links.get(index) is link:
-            del self.links[index]
+        del self.links[link.index]
         if not self._is_stopping:
-            self.record("worker exited", {"worker": index, "pid": child.identity.pid, "how": describe_exit(status)})
-        Path(socket_path).unlink(missing_ok=True)
+            self.record(
+                "worker exited", {"worker": link.index, "pid": child.identity.pid, "how": describe_exit(status)}
+            )
+        Path(link.socket_path).unlink(missing_ok=True)
         self._changed()
         self.on_change()
+
+    def _spawn(self, index: int, link_descriptor: int, socket_path: str) -> Child:
+        argv = [
+            *self.command,
+            "_proxy-worker",
+            f"--link-fd={link_descriptor}",
+            f"--listen-fd={self.listener.fileno()}",
+            f"--socket={socket_path}",
+            f"--index={index}",
+        ]
+        # A file, not our own stderr: a worker outlives this daemon, and must not die of a closed pipe.
+        log = os.open(
+            Path(self.runtime_dir, "workers.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+        )
+        try:
+            return self.reaper.spawn(
+                argv, cwd="/", env=None, stdout=log, stderr=log, pass_fds=(link_descriptor, self.listener.fileno())
+            )
+        finally:
+            os.close(log)

@@ -61,9 +61,7 @@ def rollback_target(fleet: Fleet, release_id: str | None) -> Release:
 
     By default the most recently retired one; a release that failed was never good and is no target.
     """
-    retained = [
-        release for release in fleet.releases if release.state in (ReleaseState.DRAINING, ReleaseState.STOPPED)
-    ]
+    retained = [release for release in fleet.releases if release.state in (ReleaseState.DRAINING, ReleaseState.STOPPED)]
     if release_id is None:
         if not retained:
             raise OperationRefused("no release has been retired yet, so there is nothing to roll back to")

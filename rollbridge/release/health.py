@@ -66,7 +66,9 @@ async def _probe(host: str, port: int, path: str) -> ProbeAnswer:
         return ProbeAnswer(False, f"connecting to {host}:{port}: {reason}")
     try:
         authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        request = f"GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: rollbridge-health\r\nConnection: close\r\n\r\n"
+        request = (
+            f"GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: rollbridge-health\r\nConnection: close\r\n\r\n"
+        )
         writer.write(request.encode("ascii"))
         await writer.drain()
         while True:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from rollbridge.config.model import Config, HealthConfig, Policy
+from rollbridge.process.exits import describe_exit
 from rollbridge.process.managed import ManagedProcess
 from rollbridge.release.errors import OperationFailed
 from rollbridge.release.fleet import Fleet
@@ -41,9 +42,7 @@ async def wait_until_release_is_healthy(
     exits = [_until_exit(process, report, last_answers) for process in (*candidate.processes, *services)]
     await first_failure_or_all(waits, exits)
     for process in candidate.proxied:
-        fleet.around.record(
-            "process healthy", {"process": process.spec.instance_id, "seconds": report.seconds}
-        )
+        fleet.around.record("process healthy", {"process": process.spec.instance_id, "seconds": report.seconds})
 
 
 async def first_failure_or_all(
@@ -113,19 +112,20 @@ def _ownership(process: ManagedProcess, host: str, port: int) -> Callable[[], st
 
 
 async def _until_exit(process: ManagedProcess, report: ProgressReport, last_answers: dict[str, ProbeAnswer]) -> None:
-    """Raise OperationFailed when ``process`` exits in a way that fails the deploy; otherwise wait for ever."""
+    """Raise OperationFailed when ``process`` exits in a way that fails the deploy."""
     name = process.spec.instance_id
-    while True:
-        status = await process.wait_exit()
-        if process.spec.process.policy is Policy.PROXIED or not status.is_success:
-            answer = last_answers.get(name)
-            raise OperationFailed(
-                f"release {report.release_id} did not start: {name} {status}",
-                phase=report.step.value,
-                process=name,
-                probe=answer.reason if answer else "",
-                lines=_lines(process),
-            )
+    status = await process.wait_exit()
+    if process.spec.process.policy is not Policy.PROXIED and status.code == 0:
+        return
+    how = describe_exit(status, is_shell_command=isinstance(process.spec.process.command, str))
+    answer = last_answers.get(name)
+    raise OperationFailed(
+        f"release {report.release_id} did not start: {name} {how}",
+        phase=report.step.value,
+        process=name,
+        probe=answer.reason if answer else "",
+        lines=_lines(process),
+    )
 
 
 def _lines(process: ManagedProcess) -> list[str]:

@@ -1,0 +1,181 @@
+"""Carries on where an earlier daemon ended, however it ended: the way to start after a crash.
+
+First everything that lives is taken over as it is (``take_over``), so that the first route we send says
+what the earlier daemon's last one said; then what was half done is undone or completed (``repair``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from rollbridge.config.launch import TemplateError
+from rollbridge.config.model import Policy
+from rollbridge.daemon.recorded import Record, RecordedRelease, RecordedState
+from rollbridge.daemon.supervisor import Supervisor
+from rollbridge.process.managed import ManagedProcess, ProcessSpec, ProcessState, StartFailed, StartReason
+from rollbridge.release.fleet import Fleet
+from rollbridge.release.release import Release
+from rollbridge.release.retire import prune, retire_in_background
+from rollbridge.release.starting import release_specs, shared_specs
+from rollbridge.release.states import ReleaseEvent, ReleaseState
+
+
+@dataclass(slots=True)
+class Adopted:
+    """What was taken over: the processes that live, by instance id, and the release that was coming up."""
+
+    alive: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+    unfinished: list[Release] = field(default_factory=list)
+    release_ids: dict[str, str] = field(default_factory=dict)  # instance id to the release whose definition it runs
+
+
+def state_after(recorded: ReleaseState, any_alive: bool) -> ReleaseState:
+    """Return what a recorded release is now: one without a living process is not active and not draining.
+
+    The active release stays active while anything of it lives: what is missing is started again.
+    """
+    if any_alive or recorded in (ReleaseState.STOPPED, ReleaseState.FAILED):
+        return recorded
+    return ReleaseState.FAILED if recorded is ReleaseState.STARTING else ReleaseState.STOPPED
+
+
+def take_over(supervisor: Supervisor, recorded: RecordedState) -> Adopted:
+    """Rebuild the fleet from the recorded state, with every recorded process that still lives."""
+    fleet = supervisor.fleet
+    fleet.last_active, fleet.last_failure = recorded.last_active, recorded.last_failure
+    fleet.idle_reason = recorded.idle_reason
+    fleet.last_ports.update(recorded.last_ports)
+    supervisor.machinery.events.restore(recorded.events)
+    adopted = Adopted()
+    is_same_boot = recorded.boot_id == supervisor.machinery.reaper.boot_id
+    if is_same_boot:
+        # The templates of what lives name these ports; after a reboot they are chosen afresh.
+        fleet.shared_ports.update(recorded.shared_ports)
+    for one in recorded.releases:
+        _take_release(supervisor, one, is_same_boot, adopted)
+    template = fleet.active or next((release for release in fleet.releases if release.is_alive), None)
+    if is_same_boot and template is not None:
+        for policy, records, place in (
+            (Policy.SERVICE, recorded.services, fleet.services),
+            (Policy.SINGLETON, recorded.singletons, fleet.singletons),
+        ):
+            specs = _specs(supervisor, lambda policy=policy: shared_specs(fleet, fleet.config, template, policy))  # type: ignore[misc]  # the default binds the loop's value
+            for process in _adopt(supervisor, specs, records, adopted):
+                place[process.spec.process.id] = process
+    return adopted
+
+
+def _take_release(supervisor: Supervisor, one: RecordedRelease, is_same_boot: bool, adopted: Adopted) -> None:
+    fleet = supervisor.fleet
+    release = Release(
+        key=one.key,
+        release_id=one.identity.release_id,
+        release_path=one.identity.release_path,
+        revision=one.identity.revision,
+        upstream_host=one.upstream_host,
+        ports=one.ports,
+        state=one.state,
+        activated_at=one.activated_at,
+        drain_started_at=one.drain_started_at,
+        stopped_at=one.stopped_at,
+    )
+    was_alive = release.is_alive
+    any_alive = False
+    if was_alive and is_same_boot:
+        specs = _specs(supervisor, lambda: release_specs(fleet, fleet.config, release))
+        release.processes = _adopt(supervisor, specs, one.processes, adopted)
+        any_alive = any(process.is_alive for process in release.processes)
+    release.state = state_after(one.state, any_alive)
+    if was_alive and not release.is_alive:
+        release.stopped_at = fleet.around.utc()
+    fleet.releases.append(release)
+    if release.state is ReleaseState.STARTING:
+        adopted.unfinished.append(release)
+
+
+def _specs(supervisor: Supervisor, build: object) -> dict[str, ProcessSpec]:
+    assert callable(build)
+    try:
+        specs: Iterable[ProcessSpec] = build()
+    except TemplateError as error:
+        supervisor.machinery.events.record("definition not usable", {"error": str(error)})
+        return {}
+    return {spec.instance_id: spec for spec in specs}
+
+
+def _adopt(
+    supervisor: Supervisor, specs: Mapping[str, ProcessSpec], records: Iterable[Record], adopted: Adopted
+) -> list[ManagedProcess]:
+    processes = []
+    for record in records:
+        name = str(record.get("id"))
+        spec = specs.get(name)
+        if spec is None:
+            supervisor.machinery.events.record("recorded process unknown", {"process": name})
+            continue
+        try:
+            process = supervisor.adopt_process(spec, record)
+        except ValueError as error:
+            supervisor.machinery.events.record("recorded process not usable", {"process": name, "error": str(error)})
+            continue
+        processes.append(process)
+        adopted.release_ids[name] = str(record.get("release_id"))
+        (adopted.alive if process.is_alive else adopted.gone).append(name)
+    return processes
+
+
+async def repair(supervisor: Supervisor, adopted: Adopted) -> None:
+    """Undo the deploy that had not switched, complete what had, start again what should run and does not."""
+    fleet = supervisor.fleet
+    if adopted.alive or adopted.gone:
+        supervisor.machinery.events.record("adopted", {"alive": adopted.alive, "gone": adopted.gone})
+    for release in adopted.unfinished:
+        await asyncio.gather(*(process.stop() for process in release.processes))
+        release.apply(ReleaseEvent.GAVE_UP, fleet.around.utc())
+        supervisor.machinery.events.record(
+            "release failed", {"release_id": release.release_id, "error": "the daemon ended before the switch"}
+        )
+    for release in fleet.releases:
+        if release.state is ReleaseState.DRAINING:
+            retire_in_background(fleet, release)
+    active = fleet.active
+    if active is not None:
+        for process in active.processes:
+            process.end_probation()
+        await _start_missing(fleet, active, adopted)
+    prune(fleet, superseded=None)
+    fleet.around.save()
+
+
+async def _start_missing(fleet: Fleet, active: Release, adopted: Adopted) -> None:
+    """Start every process of the active release, service and singleton that does not run."""
+    known = {process.spec.instance_id: process for process in active.processes}
+    for spec in release_specs(fleet, fleet.config, active):
+        process = known.get(spec.instance_id)
+        if process is None:
+            process = fleet.around.create_process(spec)
+            active.processes.append(process)
+        await _start_again(fleet, process)
+    for policy, place in ((Policy.SERVICE, fleet.services), (Policy.SINGLETON, fleet.singletons)):
+        for spec in shared_specs(fleet, fleet.config, active, policy):
+            process = place.get(spec.process.id)
+            if process is None:
+                process = place[spec.process.id] = fleet.around.create_process(spec)
+            elif policy is Policy.SINGLETON and adopted.release_ids.get(spec.instance_id) != active.release_id:
+                # The daemon ended between the switch and the replacement of this singleton.
+                await process.stop()
+            process.redefine(spec)
+            await _start_again(fleet, process)
+
+
+async def _start_again(fleet: Fleet, process: ManagedProcess) -> None:
+    if process.state in (ProcessState.STARTING, ProcessState.RUNNING):
+        return
+    try:
+        await process.start(StartReason.CRASH)
+    except StartFailed as error:
+        fleet.around.record("process did not start", {"process": process.spec.instance_id, "error": str(error)})
+    process.end_probation()
