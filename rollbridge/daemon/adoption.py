@@ -62,7 +62,7 @@ def take_over(supervisor: Supervisor, recorded: RecordedState) -> Adopted:
             (Policy.SERVICE, recorded.services, fleet.services),
             (Policy.SINGLETON, recorded.singletons, fleet.singletons),
         ):
-            specs = _specs(supervisor, lambda policy=policy: shared_specs(fleet, fleet.config, template, policy))  # type: ignore[misc]  # the default binds the loop's value
+            specs = _specs(supervisor, lambda policy=policy: shared_specs(fleet, fleet.config, template, policy))
             for process in _adopt(supervisor, specs, records, adopted):
                 place[process.spec.process.id] = process
     return adopted

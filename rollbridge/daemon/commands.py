@@ -127,7 +127,7 @@ def _result(result: DeployResult) -> Answer:
 
 async def _deploy(supervisor: Supervisor, arguments: Arguments, send: Send, peer: Peer) -> Answer:
     path = arguments.text("release_path")
-    if not path or not os.path.isabs(path):
+    if not path or not path.startswith("/"):
         raise CommandError("deploy needs release_path, an absolute path", _ASKED_WRONGLY)
     request = DeployRequest(
         release_path=path,
@@ -168,7 +168,8 @@ async def _restart(supervisor: Supervisor, arguments: Arguments, send: Send, pee
 
 async def _shutdown(supervisor: Supervisor, arguments: Arguments, send: Send, peer: Peer) -> Answer:
     _record_request(supervisor, "shutdown", peer, {})
-    await asyncio.shield(supervisor.begin_shutdown())
+    supervisor.begin_shutdown()
+    await supervisor.released.wait()
     return {"pid": os.getpid()}
 
 

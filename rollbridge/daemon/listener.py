@@ -74,7 +74,8 @@ def _bind(host: str, port: int) -> socket.socket:
                 f"systemd socket activation; or choose a proxy.port above 1023"
             ) from error
         raise ListenerError(
-            f"binding {host}:{port}: {os.strerror(error.errno or 0).lower()}: set proxy.host to an address of this machine"
+            f"binding {host}:{port}: {os.strerror(error.errno or 0).lower()}: set proxy.host to an address of "
+            f"this machine"
         ) from error
     except OverflowError as error:
         listener.close()

@@ -26,6 +26,7 @@ from rollbridge.daemon.events import EventLog
 from rollbridge.daemon.listener import ListenerError, open_listener
 from rollbridge.daemon.lock import DaemonLock, LockHeld
 from rollbridge.daemon.options import DaemonOptions
+from rollbridge.daemon.pid_file import pid_file
 from rollbridge.daemon.recorded import RecordedState, read_recorded
 from rollbridge.daemon.runtime_dir import RuntimeDirError, prepare_runtime_dir
 from rollbridge.daemon.state_file import load_state
@@ -61,8 +62,18 @@ def run_daemon(config_path: str, options: DaemonOptions) -> int:
     environ = dict(os.environ)
     config = load_config(config_path, environ)
     events = EventLog(sys.stderr.fileno(), time.time)
-    with _held(config, events, environ) as held:
+    with _held(config, events, environ) as held, _pid_file(options.pid_path):
         return asyncio.run(_serve(held, options, environ))
+
+
+@contextlib.contextmanager
+def _pid_file(path: str | None) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(pid_file(path))
+        except OSError as error:
+            raise DaemonFailed(f"pid file {path}: {error.strerror}") from error
+        yield
 
 
 @contextlib.contextmanager
@@ -161,7 +172,10 @@ async def _serve(held: Held, options: DaemonOptions, environ: dict[str, str]) ->
         events.record("daemon failed", {"error": str(failure)})
     await supervisor.begin_shutdown()
     # Whoever waits for the shutdown's answer may start the next daemon at once: nothing may be held any more.
+    if server is not None:
+        server.stop_listening()
     held.lock.release()
+    supervisor.released.set()
     if server is not None:
         await server.close(_ANSWER_GRACE_SECONDS)
     outputs.close()

@@ -58,7 +58,7 @@ def load_state(path: str) -> LoadedState:
         return LoadedState(decode_state(data))
     except StateUnusable as error:
         aside = _free_name(path)
-        os.rename(path, aside)
+        Path(path).rename(aside)
         return LoadedState({}, f"state file {path} cannot be used: {error}. It is kept as {aside}")
 
 
@@ -80,7 +80,7 @@ def write_state(path: str, data: bytes) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    os.rename(temporary, path)
+    Path(temporary).rename(path)
     directory = os.open(Path(path).parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(directory)

@@ -56,7 +56,8 @@ class Supervisor:
         self.runtime = runtime
         self.machinery = machinery
         self.started_at = time.time()
-        self.ended = asyncio.Event()
+        self.ended = asyncio.Event()  # all that ran is stopped, the last state is written
+        self.released = asyncio.Event()  # what a next daemon needs is given back as well
         self._environ = environ
         self._save_handle: asyncio.TimerHandle | None = None
         self._is_final = False

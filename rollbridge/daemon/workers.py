@@ -14,8 +14,8 @@ from typing import Final
 from rollbridge.config.model import ProxyConfig
 from rollbridge.daemon.attach import AttachedWorker
 from rollbridge.daemon.worker_link import WorkerLink
-from rollbridge.process.identity import signal_identity
 from rollbridge.process.exits import describe_exit
+from rollbridge.process.identity import signal_identity
 from rollbridge.process.reaper import Child, Reaper, StartFailed
 from rollbridge.proxy.messages import Hello, Route, Settings, Shutdown, Target
 from rollbridge.proxy.messages import Upstream as WireUpstream
@@ -56,7 +56,7 @@ def respawn_delay(lived_seconds: float, previous_delay: float) -> float:
 class WorkerPool:
     """All workers of one daemon; the ``Traffic`` of its fleet.
 
-    ``command`` runs this very code as a worker. Facts change through ``_changed``, which wakes everybody who waits for some.
+    ``command`` runs this very code as a worker. ``_changed`` is called for every new fact and wakes those who wait.
     """
 
     command: Sequence[str]

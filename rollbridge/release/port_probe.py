@@ -69,36 +69,40 @@ def strangers_on(port: int, members: Collection[int]) -> tuple[Listener, ...]:
     held: set[int] = set()
     unreadable_uids: set[int] = set()
     for pid in members:
-        descriptors = Path(f"/proc/{pid}/fd")
         try:
-            names = os.listdir(descriptors)
+            held |= socket_inodes(pid)
         except PermissionError:
-            unreadable_uids.add(descriptors.stat().st_uid)
+            unreadable_uids.add(Path(f"/proc/{pid}").stat().st_uid)
+        except (FileNotFoundError, ProcessLookupError):  # it has ended
             continue
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        for name in names:
+    return tuple(one for one in listeners if one.inode not in held and one.uid not in unreadable_uids)
+
+
+def socket_inodes(pid: int) -> set[int]:
+    """Return the inodes of the sockets that ``pid`` has open; raise OSError when its descriptors cannot be read."""
+    inodes = set()
+    with os.scandir(f"/proc/{pid}/fd") as descriptors:
+        for descriptor in descriptors:
             try:
-                target = os.readlink(descriptors / name)
-            except OSError:  # closed since it was listed
+                target = Path(descriptor.path).readlink().name
+            except FileNotFoundError:  # closed since it was listed
                 continue
             if target.startswith("socket:["):
-                held.add(int(target[8:-1]))
-    return tuple(one for one in listeners if one.inode not in held and one.uid not in unreadable_uids)
+                inodes.add(int(target[8:-1]))
+    return inodes
 
 
 def pid_holding(listener: Listener) -> int | None:
     """Return a process that holds ``listener``, or None when that cannot be seen."""
-    wanted = f"socket:[{listener.inode}]"
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
-        try:
-            for name in os.listdir(f"/proc/{entry}/fd"):
-                if os.readlink(f"/proc/{entry}/fd/{name}") == wanted:
-                    return int(entry)
-        except OSError:  # gone meanwhile, or not ours to read
-            continue
+    with os.scandir("/proc") as entries:
+        for entry in entries:
+            if not entry.name.isdigit():
+                continue
+            try:
+                if listener.inode in socket_inodes(int(entry.name)):
+                    return int(entry.name)
+            except OSError:  # gone meanwhile, or not ours to read
+                continue
     return None
 
 

@@ -50,7 +50,7 @@ async def first_failure_or_all(
 ) -> None:
     """Return when all ``waits`` have; raise what the first of either raises. ``watches`` only ever raise."""
     watching = [asyncio.ensure_future(watch) for watch in watches]
-    waiting = asyncio.gather(*waits)
+    waiting: asyncio.Future[Any] = asyncio.gather(*waits)
     try:
         # One turn for the watches before anything counts as success: an exit that is already known wins.
         await asyncio.sleep(0)

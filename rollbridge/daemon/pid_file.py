@@ -1,0 +1,31 @@
+"""The pid file: for tools that want one. Nothing of ours trusts it; the lock and the identities do that work."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def pid_file(path: str | None) -> Iterator[None]:
+    """Hold our pid in ``path`` while the block runs; raise OSError when it cannot be written.
+
+    Written whole under another name first, so that a reader never finds half a number. Removed only
+    while it still holds our pid.
+    """
+    if path is None:
+        yield
+        return
+    place = Path(path)
+    own = f"{os.getpid()}\n"
+    temporary = place.with_name(f"{place.name}.{os.getpid()}")
+    temporary.write_text(own, encoding="ascii")
+    temporary.replace(place)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if place.read_text(encoding="ascii") == own:
+                place.unlink()
