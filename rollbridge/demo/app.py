@@ -331,5 +331,5 @@ def main(argv: Sequence[str]) -> int:
     try:
         return asyncio.run(serve())
     except OSError as error:
-        print_error(f"cannot listen on {options.host}:{options.port}: {error.strerror or error}")
+        print_error(f"cannot listen on {options.host}:{options.port}: {os.strerror(error.errno or 0)}")
         return 1

@@ -40,8 +40,9 @@ class Screen:
         self._lines(textwrap.wrap(text, WIDTH - 8) or [""], f"{self.seconds:6.1f}s ", " " * 8)
 
     def detail(self, text: str) -> None:
-        """A line of another program, told apart by a bar."""
-        pieces = textwrap.wrap(text, WIDTH - 10, break_on_hyphens=False) or [""]
+        """A line of another program, told apart by a bar, its control characters taken out."""
+        printable = "".join(char if char.isprintable() else "?" for char in text.expandtabs())
+        pieces = textwrap.wrap(printable, WIDTH - 10, break_on_hyphens=False) or [""]
         self._lines(pieces, " " * 8 + "| ", " " * 8 + "| ")
 
     def status(self, text: str) -> None:
