@@ -1,0 +1,189 @@
+#!/usr/bin/env python3
+"""Deploys in a row under load: no request may fail, and nothing may grow.
+
+    python3 benchmarks/soak.py [--deploys 200] [--app gunicorn|stub] [--pyz dist/rollbridge.pyz]
+
+Compares the daemon and its proxy workers after the tenth deploy and at the end. Exit 0: all well; 1: a request or a
+deploy failed, or something grew beyond the tolerance that the table shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(CHECKOUT))
+
+from tests.support.application import Application, python_command  # noqa: E402  (found through the line above)
+from tests.support.load import Load  # noqa: E402
+from tests.support.processes import children, count_fds, status_number, zombies_of  # noqa: E402
+from tests.support.waiting import wait_until  # noqa: E402
+
+WARM_DEPLOYS = 10
+RELEASE_NAMES = 4  # directories used in turns; ids are new each time
+SETTLE_SECONDS = 60.0
+# A worker keeps a few idle connections to the app: how many depends on what its last requests were.
+WORKER_FD_TOLERANCE = 8
+# The daemon's list of events fills up to its thousand, some 300 bytes each as objects, and glibc and pymalloc keep
+# what they once had: neither grows with the number of deploys.
+RSS_TOLERANCE_KIB = 6 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One number of one process; ``tolerance`` is how much more it may be at the end."""
+
+    name: str
+    value: int
+    tolerance: int
+
+
+def figures(application: Application) -> list[Figure]:
+    """The figures of the daemon and of every proxy worker, now."""
+    daemon = application.daemon_pid()
+    found = [
+        Figure("daemon: descriptors", count_fds(daemon), 0),
+        Figure("daemon: threads", status_number(daemon, "Threads"), 0),
+        Figure("daemon: children", len(children(daemon)), 0),
+        Figure("daemon: zombies", len(zombies_of(daemon)), 0),
+        Figure("daemon: resident KiB", status_number(daemon, "VmRSS"), RSS_TOLERANCE_KIB),
+    ]
+    workers = sorted(line.pid for line in children(daemon) if "_proxy-worker" in line.command)
+    for number, pid in enumerate(workers):
+        found += [
+            Figure(f"worker {number}: descriptors", count_fds(pid), WORKER_FD_TOLERANCE),
+            Figure(f"worker {number}: threads", status_number(pid, "Threads"), 0),
+            Figure(f"worker {number}: children", len(children(pid)), 0),
+            Figure(f"worker {number}: resident KiB", status_number(pid, "VmRSS"), RSS_TOLERANCE_KIB),
+        ]
+    return found
+
+
+def wait_until_settled(application: Application) -> None:
+    """Until every retired release is stopped, so that two measurements see the same situation."""
+
+    def is_settled() -> bool:
+        states = [release["state"] for release in application.status()["releases"]]
+        return "draining" not in states and states.count("active") == 1
+
+    wait_until(is_settled, "every retired release is stopped", timeout=SETTLE_SECONDS)
+
+
+class Soak:
+    """The run: an application, its deploys, and what was counted."""
+
+    def __init__(self, application: Application, app: str, is_websocket: bool) -> None:
+        self.application = application
+        self.app = app
+        self.is_websocket = is_websocket
+        self.requests = 0
+        self.longest_seconds = 0.0
+        self.problems: list[str] = []
+        self.deploy_seconds: list[float] = []
+
+    def prepare(self) -> None:
+        application = self.application
+        application.config["proxy"]["workers"] = 1
+        application.processes["web"] = application.gunicorn() if self.app == "gunicorn" else application.stub()
+        application.processes["jobs"] = application.worker(non_blocking_drain=True)
+        application.processes["cron"] = application.worker("singleton")
+        application.processes["broker"] = application.worker("service")
+        for number in range(RELEASE_NAMES):
+            application.release(f"v{number}", app="wsgi_app" if self.app == "gunicorn" else "stub")
+        application.start()
+        self.deploy(0)
+
+    def deploy(self, number: int) -> None:
+        path = self.application.root / "releases" / f"v{number % RELEASE_NAMES}"
+        began = time.monotonic()
+        result = self.application.run("deploy", "--release-path", str(path), "--release-id", f"r{number}", expect=None)
+        self.deploy_seconds.append(time.monotonic() - began)
+        if result.code:
+            self.problems.append(f"deploy {number} failed: {result}")
+
+    def deploys_under_load(self, first: int, last: int) -> None:
+        """Deploys ``first`` to ``last`` with clients of every kind at work all the time."""
+        with Load(self.application.port, websocket=1 if self.is_websocket else 0) as load:
+            for number in range(first, last + 1):
+                self.deploy(number)
+                load.wait_for_release(f"r{number}")
+                if number % 20 == 0:
+                    print(f"  {number} deploys, {self.requests + load.total} requests", flush=True)
+        self.requests += load.total
+        self.longest_seconds = max(self.longest_seconds, load.longest_seconds)
+        if load.failures:
+            self.problems.append(load.describe_failures())
+        wait_until_settled(self.application)
+
+    def compare(self, before: Sequence[Figure], after: Sequence[Figure]) -> None:
+        """Print both measurements side by side and note what grew."""
+        print(f"\n  {'':<26}{'after ' + str(WARM_DEPLOYS):>12}{'at the end':>12}{'allowed':>10}")
+        ends = {figure.name: figure for figure in after}
+        if [figure.name for figure in before] != [figure.name for figure in after]:
+            self.problems.append("the number of proxy workers changed")
+        for figure in before:
+            end = ends.get(figure.name)
+            if end is None:
+                continue
+            grew = end.value - figure.value > figure.tolerance
+            if grew:
+                self.problems.append(f"{figure.name} grew from {figure.value} to {end.value}")
+            verdict = "  GREW" if grew else ""
+            print(f"  {figure.name:<26}{figure.value:>12}{end.value:>12}{'+' + str(figure.tolerance):>10}{verdict}")
+
+    def run(self, deploys: int) -> None:
+        self.prepare()
+        warm = min(WARM_DEPLOYS, deploys)
+        self.deploys_under_load(1, warm)
+        before = figures(self.application)
+        if deploys > warm:
+            self.deploys_under_load(warm + 1, deploys)
+        self.compare(before, figures(self.application))
+        times = sorted(self.deploy_seconds)
+        print(f"\n  deploys: {deploys}, median {times[len(times) // 2]:.2f} s, slowest {times[-1]:.2f} s")
+        print(f"  requests: {self.requests}, slowest answer {self.longest_seconds * 1000:.0f} ms")
+
+
+def file_to_test(given: str | None) -> Path:
+    """The file to test; ends the run when there is none."""
+    path = Path(given).resolve() if given else CHECKOUT / "dist" / "rollbridge.pyz"
+    if not path.exists():
+        raise SystemExit(f"soak: {path} does not exist: run python3 build_zipapp.py, or name another with --pyz")
+    return path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--deploys", type=int, default=200)
+    parser.add_argument("--app", choices=["gunicorn", "stub"], help="default: gunicorn when it can be imported")
+    parser.add_argument("--pyz", help="default: dist/rollbridge.pyz of this checkout")
+    options = parser.parse_args()
+    app = options.app or ("gunicorn" if importlib.util.find_spec("gunicorn") else "stub")
+    application = Application(python_command(file_to_test(options.pyz)), "soak")
+    soak = Soak(application, app, is_websocket=app == "stub")
+    print(f"soak: {options.deploys} deploys of a {app} app under load")
+    try:
+        soak.run(options.deploys)
+        application.shutdown()
+    except AssertionError as error:
+        soak.problems.append(str(error))
+        print(application.report(), file=sys.stderr)
+    finally:
+        survivors = application.close()
+        application.remove()
+    if survivors:
+        soak.problems.append("survived the shutdown: " + "; ".join(map(str, survivors)))
+    for problem in soak.problems:
+        print(f"\nPROBLEM: {problem}")
+    print("\nsoak: " + ("FAILED" if soak.problems else "passed"))
+    return 1 if soak.problems else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
