@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
+from rollbridge.config.reach import ControlConfig as ControlConfig  # re-exported: model.py names every value
+
 
 class Policy(enum.Enum):
     """Who owns a process and how it lives across deploys."""
@@ -110,16 +112,6 @@ class ProcessConfig:
     @property
     def is_handoff(self) -> bool:
         return self.policy is Policy.SERVICE and self.deploy_strategy is DeployStrategy.HANDOFF
-
-
-@dataclass(frozen=True, slots=True)
-class ControlConfig:
-    """The control socket. ``owner`` and ``group`` as written (name or number), None: the daemon's."""
-
-    path: str
-    mode: int
-    owner: str | None
-    group: str | None
 
 
 @dataclass(frozen=True, slots=True)
