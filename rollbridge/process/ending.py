@@ -8,10 +8,11 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from rollbridge.process.clock import Clock
 from rollbridge.process.exits import name_signal
+from rollbridge.process.hooks import Hooks
 from rollbridge.process.identity import ProcessIdentity
 from rollbridge.process.reaper import Child, HookResult, Reaper
 from rollbridge.process.stopping import (
@@ -37,14 +38,6 @@ NAMED_SURVIVORS = 20  # processes named in one event; more are only counted
 Report = Callable[[str, dict[str, object]], None]
 
 
-class HookRunner(Protocol):
-    """Runs one hook of the process: its directory, environment and output files are known to the caller."""
-
-    def __call__(
-        self, command: str, timeout_seconds: float, on_start: Callable[[int], None]
-    ) -> asyncio.Task[HookResult]: ...
-
-
 @dataclass(slots=True)
 class Ending:
     """One tree on its way out. ``run`` may be called once; ``override`` at any time turns it into a kill.
@@ -59,7 +52,7 @@ class Ending:
     reaper: Reaper
     clock: Clock
     report: Report
-    run_hook: HookRunner
+    hooks: Hooks
     asked: dict[int, int] = field(default_factory=dict)
     _known: dict[int, int] = field(default_factory=dict)
     _asked_at: float | None = None
@@ -121,7 +114,7 @@ class Ending:
         """PASSED when the hook is over, whatever came of it; EXITED when the process was gone first."""
         bound = hook_timeout(self.plan, step)
         self.report("stop hook started", {"hook": name, "timeout_seconds": bound})
-        task = self.run_hook(command, bound, self._note_hook)
+        task = self.hooks.begin(command, bound, self._note_hook)
         try:
             await self._first_of(task)
             if not task.done() and self._is_gone() and not self._override.done():

@@ -36,15 +36,17 @@ def name_signal(signum: int) -> str:
         return f"signal {signum}"
 
 
-def describe_exit(status: ExitStatus) -> str:
-    """One clause for messages, without a subject: ``exited with code 3``."""
+def describe_exit(status: ExitStatus, *, is_shell_command: bool = True) -> str:
+    """One clause for messages, without a subject: ``exited with code 3``.
+
+    126 and 127 are what /bin/sh says of a program it never ran; without a shell they are the program's own codes.
+    """
     if status.signal is not None:
         return f"was ended by {name_signal(status.signal)}"
     if status.code is None:
         return "ended with an unknown exit code"
-    # The two codes every shell uses for a program that never ran; string commands run under /bin/sh.
-    if status.code == 127:
+    if is_shell_command and status.code == 127:
         return "exited with code 127 (command not found; its last lines name it)"
-    if status.code == 126:
+    if is_shell_command and status.code == 126:
         return "exited with code 126 (command found, but it may not be executed)"
     return f"exited with code {status.code}"

@@ -11,22 +11,22 @@ from collections.abc import Callable, Mapping
 from rollbridge.process.clock import Clock, format_at
 from rollbridge.process.ending import Ending
 from rollbridge.process.exits import ExitStatus, describe_exit
+from rollbridge.process.hooks import Hooks
 from rollbridge.process.identity import is_alive
-from rollbridge.process.memory import MemoryVerdict, decide_memory, needs_exact_size, tree_size
+from rollbridge.process.memory_watch import SHARED_LOOK_SECONDS, MemoryWatch
 from rollbridge.process.output import LogLine, OutputFollower, ProcessOutput
-from rollbridge.process.reaper import HookResult, Reaper
+from rollbridge.process.reaper import Reaper
 from rollbridge.process.records import ProcessRecord, decode_record, encode_record
 from rollbridge.process.restart import GiveUp, RestartHistory, decide_restart
+from rollbridge.process.run import Counters, Run
 from rollbridge.process.run import ProcessSpec as ProcessSpec
 from rollbridge.process.run import ProcessState as ProcessState
-from rollbridge.process.run import Run
 from rollbridge.process.run import StartReason as StartReason
+from rollbridge.process.snapshot import describe_process
 from rollbridge.process.spawning import StartFailed as StartFailed
 from rollbridge.process.stopping import StopPlan, plan_stop
-from rollbridge.process.table import ProcessTable, read_command, read_pss_bytes
+from rollbridge.process.table import ProcessTable
 from rollbridge.process.tree import INSTANCE_VARIABLE, Instance
-
-SHARED_LOOK_SECONDS = 0.25  # memory checks and snapshots that fall together share one look at /proc
 
 
 class StartRefused(StartFailed):
@@ -65,17 +65,15 @@ class ManagedProcess:
         self._run_changed = asyncio.Event()
         self._last_exit: ExitStatus | None = None
         self._history = RestartHistory()
-        self._restarts = 0
-        self._memory_restarts = 0
-        self._last_memory_restart_at: str | None = None
-        self._is_memory_warned = False
-        self._memory_timer: asyncio.TimerHandle | None = None
+        self._counters = Counters()
+        self._memory = MemoryWatch(reaper, self._report, self._over_limit)
         self._endings: list[Ending] = []
         self._is_killing = False
         self._stop_task: asyncio.Task[None] | None = None
         self._restart_task: asyncio.Task[None] | None = None
         self._recovery_task: asyncio.Task[None] | None = None
         self._watch_task: asyncio.Task[None] | None = None
+        self._lone_restart: asyncio.Task[None] | None = None
 
     # What it is
 
@@ -133,6 +131,8 @@ class ManagedProcess:
         if self._run is not None and not self._run.is_alive:
             await asyncio.shield(self._run.finished)
         await self._cancel_recovery()
+        if self.is_alive:  # the recovery had just got there
+            return
         self._failure = None
         self._change(ProcessState.STARTING)
         await self._end_leftovers()
@@ -166,6 +166,8 @@ class ManagedProcess:
                 raise StartRefused(f"{self.spec.instance_id} is {self._state.value}; a restart does not bring it back")
             self._is_wanted = True
             self._restart_task = asyncio.create_task(self._restart(reason), name=f"restart {self.spec.instance_id}")
+            # Events tell of a failed start; a caller that left meanwhile must not turn it into a traceback.
+            self._restart_task.add_done_callback(lambda task: None if task.cancelled() else task.exception())
         await asyncio.shield(self._restart_task)
 
     def redefine(self, spec: ProcessSpec) -> None:
@@ -219,7 +221,6 @@ class ManagedProcess:
         finally:
             os.close(stdout)
             os.close(stderr)
-        is_first = self._run is None
         self._run = Run(
             spec=spec,
             instance=Instance(leader.identity, token),
@@ -229,9 +230,11 @@ class ManagedProcess:
             started_monotonic=self._clock.monotonic(),
             finished=asyncio.get_running_loop().create_future(),
         )
-        if not is_first:
-            self._restarts += 1
-        self._is_memory_warned = False
+        if reason is StartReason.DEPLOY:
+            self._counters = Counters()
+        else:
+            self._counters.restarts += 1
+        self._memory.is_warned = False
         self._report("process started", {"pid": leader.identity.pid, "reason": reason.value})
         self._begin_watch(self._run)
         self._change(ProcessState.RUNNING)
@@ -239,7 +242,7 @@ class ManagedProcess:
     def _begin_watch(self, run: Run) -> None:
         self._run_changed.set()
         self._watch_task = asyncio.create_task(self._watch(run), name=f"watch {run.spec.instance_id}")
-        self._plan_memory_check(run)
+        self._memory.begin(run)
 
     async def _restart(self, reason: StartReason) -> None:
         await self._stop_once(is_kill=False)
@@ -259,7 +262,7 @@ class ManagedProcess:
                 "pid": run.leader.identity.pid,
                 "exit_code": status.code,
                 "exit_signal": status.signal_name,
-                "description": describe_exit(status),
+                "description": self._describe(status),
                 "uptime_seconds": round(self._clock.monotonic() - run.started_monotonic, 3),
                 "expected": is_expected,
             },
@@ -268,7 +271,7 @@ class ManagedProcess:
         if is_expected or run is not self._run:
             self._on_change(self)
         elif self._is_probation:
-            self._fail(f"{run.spec.instance_id} {describe_exit(status)}")
+            self._fail(f"{run.spec.instance_id} {self._describe(status)}")
         else:
             self._begin_recovery(run)
 
@@ -287,7 +290,7 @@ class ManagedProcess:
                 self._report(
                     "process gave up", {"restarts": decision.restarts, "window_seconds": decision.window_seconds}
                 )
-                how = describe_exit(self._last_exit) if self._last_exit else "did not start"
+                how = self._describe(self._last_exit) if self._last_exit else "did not start"
                 self._fail(f"{self.spec.instance_id} {how}, and {decision.restarts} restarts did not help")
                 return
             self._history = decision.history
@@ -355,8 +358,7 @@ class ManagedProcess:
             await self._end(self._run)
 
     async def _end(self, run: Run) -> None:
-        if self._memory_timer is not None:
-            self._memory_timer.cancel()
+        self._memory.end()
         ending = Ending(
             run.instance,
             run.leader,
@@ -364,9 +366,7 @@ class ManagedProcess:
             self._reaper,
             self._clock,
             self._report,
-            lambda command, timeout, on_start: asyncio.create_task(
-                self._run_hook(run, command, timeout, on_start), name=f"hook of {run.spec.instance_id}"
-            ),
+            Hooks(run, self._reaper, self._output),
             asked=run.asked,
         )
         self._endings.append(ending)
@@ -381,62 +381,19 @@ class ManagedProcess:
     def _stop_plan(self, run: Run) -> StopPlan:
         return plan_stop(run.spec.process, run.spec.launch.lifecycle)
 
-    async def _run_hook(
-        self, run: Run, command: str, timeout_seconds: float, on_start: Callable[[int], None]
-    ) -> HookResult:
-        """Hooks have the process's directory and environment, and write to its output files."""
-        try:
-            stdout, stderr = self._output.duplicates()
-        except OSError as error:
-            return HookResult(None, f"its output files cannot be opened: {error}")
-        try:
-            return await self._reaper.run_hook(
-                command,
-                cwd=run.spec.launch.cwd,
-                env={
-                    **run.spec.launch.env,
-                    INSTANCE_VARIABLE: run.instance.token,
-                    "ROLLBRIDGE_PID": str(run.leader.identity.pid),
-                },
-                stdout=stdout,
-                stderr=stderr,
-                timeout_seconds=timeout_seconds,
-                on_start=on_start,
-            )
-        finally:
-            os.close(stdout)
-            os.close(stderr)
-
     # Memory
 
-    def _plan_memory_check(self, run: Run) -> None:
-        if self._memory_timer is not None:
-            self._memory_timer.cancel()
-        memory = run.spec.process.memory
-        if memory is not None:
-            loop = asyncio.get_running_loop()
-            self._memory_timer = loop.call_later(memory.check_interval_seconds, self._check_memory, run)
-
-    def _check_memory(self, run: Run) -> None:
-        memory = run.spec.process.memory
-        if memory is None or run is not self._run or not run.is_alive or self._is_stopping():
+    def _over_limit(self, size_bytes: int) -> None:
+        """Restart it; but not on probation, when an exit is final and the deploy decides first."""
+        memory = self.spec.process.memory
+        if self._is_probation or self._is_stopping() or not self._is_wanted:
             return
-        self._plan_memory_check(run)
-        members = self._reaper.members(run.instance, self._reaper.table(SHARED_LOOK_SECONDS))
-        resident = [row.rss_bytes for row in members]
-        exact = [read_pss_bytes(row.pid) for row in members] if needs_exact_size(memory, resident) else []
-        size = tree_size(resident, exact)
-        decision = decide_memory(memory, size, is_warned=self._is_memory_warned)
-        is_new_crossing = decision.is_warned and not self._is_memory_warned
-        self._is_memory_warned = decision.is_warned
-        if is_new_crossing:
-            self._report("memory warning", {"bytes": size, "warn_bytes": memory.warn_bytes, "processes": len(members)})
-        # On probation an exit is final; the deploy decides first.
-        if decision.verdict is MemoryVerdict.RESTART and not self._is_probation:
-            self._memory_restarts += 1
-            self._last_memory_restart_at = format_at(self._clock.utc_now())
-            self._report("memory limit reached", {"bytes": size, "limit_bytes": memory.limit_bytes})
-            self._restart_alone(StartReason.MEMORY)
+        self._counters.memory_restarts += 1
+        self._counters.last_memory_restart_at = format_at(self._clock.utc_now())
+        self._report(
+            "memory limit reached", {"bytes": size_bytes, "limit_bytes": memory.limit_bytes if memory else None}
+        )
+        self._restart_alone(StartReason.MEMORY)
 
     def _restart_alone(self, reason: StartReason) -> None:
         """Restart without anybody waiting for it; a start that fails is tried again like a crash."""
@@ -458,6 +415,9 @@ class ManagedProcess:
     def _report(self, message: str, data: dict[str, object]) -> None:
         self._on_event(message, {"process": self.spec.instance_id, "release_id": self.spec.release_id, **data})
 
+    def _describe(self, status: ExitStatus) -> str:
+        return describe_exit(status, is_shell_command=isinstance(self.spec.process.command, str))
+
     def _change(self, state: ProcessState) -> None:
         self._state = state
         self._on_change(self)
@@ -468,43 +428,21 @@ class ManagedProcess:
 
     def snapshot(self, table: ProcessTable | None = None) -> dict[str, object]:
         """The process as ``status --json`` shows it; ``table`` is shared between the snapshots of one status."""
-        spec, run = self.spec, self._run
+        run = self._run
         members = []
         if run is not None and not run.is_over:
             members = self._reaper.members(run.instance, table or self._reaper.table(SHARED_LOOK_SECONDS))
-        pid = self.pid
-        is_up = run is not None and run.is_alive
-        exit_status = None if is_up else self._last_exit
-        return {
-            "id": spec.instance_id,
-            "process_id": spec.process.id,
-            "policy": spec.process.policy.value,
-            "release_id": spec.release_id,
-            "replica_index": spec.replica_index,
-            "port": spec.port,
-            "state": self._state.value,
-            "failure": self._failure,
-            "pid": pid,
-            "restarts": self._restarts,
-            "last_start_reason": run.reason.value if run else None,
-            "adopted": run is not None and run.instance.is_adopted,
-            "started_at": run.started_at if run else None,
-            "uptime_seconds": round(self._clock.monotonic() - run.started_monotonic, 3) if run and is_up else None,
-            "exit_code": exit_status.code if exit_status else None,
-            "exit_signal": exit_status.signal_name if exit_status else None,
-            "rss_bytes": sum(row.rss_bytes for row in members),
-            "memory_restarts": self._memory_restarts,
-            "last_memory_restart_at": self._last_memory_restart_at,
-            "children": [
-                {"pid": row.pid, "command": read_command(row.pid), "rss_bytes": row.rss_bytes}
-                for row in members
-                if row.pid != pid
-            ],
-            "logs": [
-                {"at": line.at, "stream": line.stream, "line": line.line}
-                for line in self._output.last(spec.process.output_lines)
-            ],
-        }
+        return describe_process(
+            self.spec,
+            self._state,
+            self._failure,
+            run,
+            self._last_exit,
+            self._counters,
+            members,
+            self._output.last(self.spec.process.output_lines),
+            self._clock.monotonic(),
+        )
 
     # Across daemons
 
@@ -515,6 +453,7 @@ class ManagedProcess:
         return encode_record(
             ProcessRecord(
                 instance_id=self.spec.instance_id,
+                release_id=run.spec.release_id if run else self.spec.release_id,
                 state=self._state.value,
                 identity=run.leader.identity if run and has_tree else None,
                 token=run.instance.token if run and has_tree else None,
@@ -525,11 +464,11 @@ class ManagedProcess:
                 exit_code=self._last_exit.code if self._last_exit else None,
                 exit_signal=self._last_exit.signal if self._last_exit else None,
                 has_exited=self._last_exit is not None,
-                restarts=self._restarts,
+                restarts=self._counters.restarts,
                 restart_times=self._history.restart_times[-100:],
-                memory_restarts=self._memory_restarts,
-                last_memory_restart_at=self._last_memory_restart_at,
-                is_memory_warned=self._is_memory_warned,
+                memory_restarts=self._counters.memory_restarts,
+                last_memory_restart_at=self._counters.last_memory_restart_at,
+                is_memory_warned=self._memory.is_warned,
                 is_probation=self._is_probation,
                 output=self._output.record(),
             )
@@ -567,9 +506,9 @@ class ManagedProcess:
         return process
 
     def _resume(self, found: ProcessRecord) -> None:
-        self._restarts = found.restarts
-        self._memory_restarts = found.memory_restarts
-        self._last_memory_restart_at = found.last_memory_restart_at
+        self._counters.restarts = found.restarts
+        self._counters.memory_restarts = found.memory_restarts
+        self._counters.last_memory_restart_at = found.last_memory_restart_at
         if found.has_exited:
             self._last_exit = ExitStatus(found.exit_code, found.exit_signal)
         if found.boot_id == self._reaper.boot_id:
@@ -578,7 +517,7 @@ class ManagedProcess:
             self._state = ProcessState.STOPPED if found.state == "stopped" else ProcessState.FAILED
             return
         is_living = is_alive(found.identity)
-        self._is_memory_warned = found.is_memory_warned
+        self._memory.is_warned = found.is_memory_warned
         leader = self._reaper.watch(found.identity)
         started = found.started_monotonic
         run = Run(

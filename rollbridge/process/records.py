@@ -16,6 +16,7 @@ class ProcessRecord:
     """``identity`` and ``token`` are None when nothing of its tree was left; monotonic times are of ``boot_id``."""
 
     instance_id: str
+    release_id: str  # whose definition runs; for services and singletons it may lag behind the active release
     state: str
     identity: ProcessIdentity | None
     token: str | None
@@ -40,6 +41,7 @@ def encode_record(record: ProcessRecord) -> dict[str, object]:
     identity = record.identity
     return {
         "id": record.instance_id,
+        "release_id": record.release_id,
         "state": record.state,
         "pid": identity.pid if identity else None,
         "start_ticks": identity.start_ticks if identity else None,
@@ -70,6 +72,7 @@ def decode_record(data: Mapping[str, object]) -> ProcessRecord:
     times = take(data, "restart_times", list, [])
     return ProcessRecord(
         instance_id=take(data, "id", str, ""),
+        release_id=take(data, "release_id", str, ""),
         state=take(data, "state", str, "failed"),
         identity=ProcessIdentity(pid, start_ticks, boot_id)
         if is_complete and pid and start_ticks is not None

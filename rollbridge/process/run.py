@@ -42,6 +42,15 @@ class ProcessSpec:
     port: int | None
 
 
+@dataclass(slots=True)
+class Counters:
+    """What a managed process has been through since its release was deployed."""
+
+    restarts: int = 0  # starts after the first, whatever the reason
+    memory_restarts: int = 0
+    last_memory_restart_at: str | None = None
+
+
 @dataclass(slots=True, eq=False)
 class Run:
     """From one start until nothing of its tree is left (``is_over``)."""
