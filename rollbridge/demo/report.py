@@ -41,9 +41,15 @@ def to_json(report: Report) -> dict[str, object]:
 
 
 def to_text(report: Report) -> str:
+    """The table, what it leaves out, and the verdict; only the verdict when there was no traffic."""
+    sections = [show_table(report), show_footnote()] if report.kinds[-1].requests else []
+    return "\n\n".join([*sections, show_verdict(report)])
+
+
+def show_table(report: Report) -> str:
+    jobs, websockets = report.jobs, report.websockets
     lines = [row(HEADINGS)]
     lines += [row(cells(kind)) for kind in report.kinds]
-    jobs, websockets = report.jobs, report.websockets
     lines += [
         "",
         f"jobs        {jobs.queued} queued, {jobs.done} done, {jobs.duplicated} run twice, {jobs.lost} lost",
@@ -52,17 +58,22 @@ def to_text(report: Report) -> str:
     ]
     if report.recovery_seconds is not None:
         lines.append(f"kill -9     a new web process answered after {show_seconds(report.recovery_seconds)}")
-    lines += [
-        "",
-        "* in the hands of the web process when it was killed: lost by nature, so not",
-        "  counted as failed. Sent before the kill, ended by it, on that process.",
-    ]
-    if report.problems:
-        lines += ["", *(f"FAILED: {problem}" for problem in report.problems[:MAX_FAILURES_SHOWN])]
-        if len(report.problems) > MAX_FAILURES_SHOWN:
-            lines.append(f"FAILED: and {len(report.problems) - MAX_FAILURES_SHOWN} more")
-    else:
-        lines += ["", f"Nothing failed, in {report.seconds:.1f} s."]
+    return "\n".join(lines)
+
+
+def show_footnote() -> str:
+    return (
+        "* in the hands of the web process when it was killed: lost by nature, so not\n"
+        "  counted as failed. Sent before the kill, ended by it, on that process."
+    )
+
+
+def show_verdict(report: Report) -> str:
+    if not report.problems:
+        return f"Nothing failed, in {report.seconds:.1f} s."
+    lines = [f"FAILED: {problem}" for problem in report.problems[:MAX_FAILURES_SHOWN]]
+    if len(report.problems) > MAX_FAILURES_SHOWN:
+        lines.append(f"FAILED: and {len(report.problems) - MAX_FAILURES_SHOWN} more")
     return "\n".join(lines)
 
 

@@ -111,7 +111,7 @@ class Story:
 
     def _expect_done(self, command: str, result: CommandResult, *, active: str) -> None:
         if result.exit_code != 0:
-            reason = result.answer.get("error") or "it did not say why"
+            reason = result.errors[-1] if result.errors else "it did not say why"
             raise StepFailed(f"`{command}` ended with {result.exit_code}: {reason}")
         if result.answer.get("active_release_id") != active:
             raise StepFailed(f"after `{command}` the active release is {result.answer.get('active_release_id')!r}.")

@@ -35,6 +35,11 @@ def test_passed_demo_says_so_and_a_failed_one_names_what_failed() -> None:
     assert "Nothing failed" not in failed
 
 
+def test_demo_without_traffic_has_no_table() -> None:
+    nothing = dataclasses.replace(WIDE, requests=0)
+    assert to_text(dataclasses.replace(REPORT, kinds=(nothing,), problems=("x",))) == "FAILED: x"
+
+
 def test_a_thousand_problems_are_not_all_printed_but_counted() -> None:
     text = to_text(dataclasses.replace(REPORT, problems=("x",) * 1000))
     assert text.count("FAILED") == MAX_FAILURES_SHOWN + 1
