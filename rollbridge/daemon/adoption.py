@@ -146,7 +146,7 @@ async def repair(supervisor: Supervisor, adopted: Adopted) -> None:
         for process in active.processes:
             process.end_probation()
         await _start_missing(fleet, active, adopted)
-    prune(fleet, superseded=None)
+    prune(fleet)
     fleet.around.save()
 
 

@@ -162,7 +162,7 @@ async def settle(
         if previous is not None and previous is not release:
             report.tell(Step.RETIRE, f"release {previous.release_id} drains in the background")
             retire_in_background(fleet, previous)
-        prune(fleet, superseded=release)
+        prune(fleet)
         fleet.around.save()
     report.tell(Step.DONE, f"release {release.release_id} is active")
     return DeployResult(release.release_id, previous.release_id if previous else None, changed=True)
@@ -298,5 +298,5 @@ async def undo(
     candidate.apply(
         ReleaseEvent.REAPED if candidate.state is ReleaseState.DRAINING else ReleaseEvent.GAVE_UP, fleet.around.utc()
     )
-    prune(fleet, superseded=None)
+    prune(fleet)
     fleet.around.save()

@@ -52,7 +52,7 @@ async def retire(fleet: Fleet, release: Release) -> None:
     # Its last connections ended with its processes: the proxy may forget it.
     fleet.around.traffic.announce(*fleet.route())
     record("release stopped", {"release_id": release.release_id})
-    prune(fleet, superseded=None)
+    prune(fleet)
     fleet.around.save()
 
 
@@ -93,21 +93,26 @@ async def _bring_back(fleet: Fleet, process: ManagedProcess) -> None:
         fleet.around.record("process did not start", {"process": process.spec.instance_id, "error": str(error)})
 
 
-def prune(fleet: Fleet, superseded: Release | None) -> None:
-    """Forget ended releases beyond the retention, and older incarnations of ``superseded``'s id.
+def prune(fleet: Fleet) -> None:
+    """Forget ended releases beyond the retention, and incarnations that another one of the same id has replaced.
 
     The directory of a release is the operator's and is never touched.
     """
     ended = [one for one in fleet.releases if one.state in (ReleaseState.STOPPED, ReleaseState.FAILED)]
-    retired = [Retired(one.key, one.stopped_at or 0.0) for one in ended]
-    keys = set(releases_to_prune(retired, fleet.config.release_retention, fleet.around.utc()))
-    for one in ended:
-        twins = [twin for twin in fleet.find(one.release_id) if twin is not one]
-        # A failed try must not hide the good release of the same id, nor an old incarnation the new one.
-        if (one.state is ReleaseState.FAILED and twins) or (superseded in twins):
-            keys.add(one.key)
+    keys = {one.key for one in ended if _is_replaced(fleet, one)}
+    retired = [Retired(one.key, one.stopped_at or 0.0) for one in ended if one.key not in keys]
+    keys |= set(releases_to_prune(retired, fleet.config.release_retention, fleet.around.utc()))
     for release in [one for one in ended if one.key in keys]:
         fleet.releases.remove(release)
         for process in release.processes:
             process.discard()
         fleet.around.record("release pruned", {"release_id": release.release_id})
+
+
+def _is_replaced(fleet: Fleet, ended: Release) -> bool:
+    """Whether a good incarnation of its id came after it; a failed try never counts where any good one is kept."""
+    twins = fleet.find(ended.release_id)
+    good = [twin for twin in twins if twin.is_routed or twin.state is ReleaseState.STOPPED]
+    if ended.state is ReleaseState.FAILED:
+        return bool(good)
+    return any(twins.index(twin) > twins.index(ended) for twin in good)
