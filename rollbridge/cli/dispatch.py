@@ -2,42 +2,118 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
-import sys
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from rollbridge.cli.errors import DONE, CliError, UsageError
-from rollbridge.cli.parser import CommandParser, new_parser
+from rollbridge.cli.errors import DONE, FAILED, CliError, UsageError
+from rollbridge.cli.output import ReaderGone, print_line, print_note, tolerate_any_text
+from rollbridge.cli.parser import CommandParser, new_parser, overview
 
 if TYPE_CHECKING:
     from rollbridge.cli.main import Command
 
 
 def run_command(arguments: Sequence[str], commands: Mapping[str, Command]) -> int:
+    """Run the command that ``arguments`` name, one of ``commands``; return the exit code.
+
+    Whatever goes wrong is one sentence on stderr and, with ``--json``, an object on stdout; a traceback only for a
+    defect, and only when it is asked for.
+    """
+    tolerate_any_text()
     try:
-        name = command_name(arguments)
-        if name is None:
-            print("\n".join(f"{key:15} {command.summary}" for key, command in commands.items()))
-            return DONE
-        if name not in commands:
-            raise UsageError(f"there is no command {name!r}. `rollbridge --help` lists them.")
-        args = parser_for(name, commands).parse_args(arguments)
-        return int(args.run(args))
+        return _run(arguments, commands)
+    except ReaderGone:
+        return DONE
+    except KeyboardInterrupt:
+        return report(CliError("interrupted."), arguments)
     except CliError as error:
-        if "--json" in arguments:
-            print(json.dumps({"status": "error", "error": error.message, "exit_code": error.exit_code, **error.data}))
-        print(f"rollbridge: {error.message}", file=sys.stderr)
-        return error.exit_code
+        return report(error, arguments)
+    except Exception as error:
+        from rollbridge.cli.failures import DEBUG_VARIABLE, explain
+
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        return report(explain(error), arguments)
 
 
-def parser_for(name: str, commands: Mapping[str, Command]) -> CommandParser:
-    """Return the parser of the family that has the command ``name``; only that family is imported."""
+def _run(arguments: Sequence[str], commands: Mapping[str, Command]) -> int:
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
+    name = command_name(arguments)
+    if name is None:
+        if "-h" in arguments or "--help" in arguments:
+            print_line(overview({name: command.summary for name, command in commands.items()}))
+            return DONE
+        _check_options(arguments, new_parser()[0], "rollbridge")
+        raise UsageError("no command given. `rollbridge --help` lists them.")
+    if name not in commands:
+        raise UsageError(
+            f"there is no command {name!r}{_did_you_mean(name, commands)} `rollbridge --help` lists them."
+        )
+    args = parse(arguments, name, commands)
+    run: Callable[[argparse.Namespace], int] = args.run
+    return run(args)
+
+
+def report(error: CliError, arguments: Sequence[str]) -> int:
+    """Tell ``error`` on stderr, and on stdout with ``--json``; return its exit code."""
+    print_note(f"rollbridge: {error.message}")
+    if error.data:
+        from rollbridge.cli.failures import details
+
+        for line in details(error.data):
+            print_note(line)
+    if "--json" in arguments:
+        answer = {**error.data, "status": "error", "error": error.message, "exit_code": error.exit_code}
+        try:
+            print_line(json.dumps(answer))
+        except ReaderGone:
+            return error.exit_code
+        except CliError as unwritable:
+            print_note(f"rollbridge: {unwritable.message}")
+            return error.exit_code or FAILED
+    return error.exit_code
+
+
+def parser_for(name: str, commands: Mapping[str, Command]) -> tuple[CommandParser, CommandParser]:
+    """Return the whole parser and the one of the command ``name``; only that command's family is imported."""
     parser, subparsers = new_parser()
     family = importlib.import_module(f"rollbridge.cli.{commands[name].family}")
     family.add_parser(subparsers)
-    return parser
+    return parser, subparsers.choices[name]
+
+
+def parse(arguments: Sequence[str], name: str, commands: Mapping[str, Command]) -> argparse.Namespace:
+    """Return the parsed arguments; raise UsageError in a sentence that names what was probably meant."""
+    parser, command = parser_for(name, commands)
+    # Before argparse looks: it would complain of the required option that the mistyped one was to be.
+    _check_options(arguments, command, f"`rollbridge {name}`")
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        raise UsageError(f"`rollbridge {name}` does not take {unknown[0]!r}. See `rollbridge {name} --help`.")
+    return args
+
+
+def _check_options(arguments: Sequence[str], parser: CommandParser, who: str) -> None:
+    for argument in arguments:
+        if argument == "--":
+            return
+        option = argument.partition("=")[0]
+        if option.startswith("--") and option not in parser.long_options:
+            raise UsageError(
+                f"{who} has no option {option}{_did_you_mean(option, parser.long_options)} See `{parser.prog} --help`."
+            )
+
+
+def _did_you_mean(word: str, known: Mapping[str, object] | Sequence[str]) -> str:
+    from rollbridge.config.suggest import nearest
+
+    match = nearest(word, known)
+    return f"; did you mean {match}?" if match else "."
 
 
 def command_name(arguments: Sequence[str]) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from rollbridge.cli.errors import UsageError
@@ -31,6 +31,38 @@ class CommandParser(argparse.ArgumentParser):
     @property
     def long_options(self) -> list[str]:
         return [option for option in self._option_string_actions if option.startswith("--")]
+
+
+OVERVIEW = """\
+usage: rollbridge [-c PATH] [--json] COMMAND [OPTION ...]
+
+Runs an application's processes behind one stable HTTP port, and moves traffic
+from one release to the next without losing a request.
+
+commands:
+{commands}
+
+options:
+  -c, --config PATH  config file (default: {config} in the working
+                     directory)
+  --json             print the result as JSON on stdout
+  --version          print the version
+  -h, --help         print this, or with a command what that one does
+
+exit codes:
+  0  done
+  1  the operation failed, or a check found problems
+  2  wrong usage, or a problem in the config file
+  3  no daemon answers
+  4  refused: busy, wrong state, or held by another
+
+`rollbridge COMMAND --help` tells more, with examples."""
+
+
+def overview(summaries: Mapping[str, str]) -> str:
+    """Return the text of ``rollbridge --help``; ``summaries`` has a line for every command."""
+    commands = "\n".join(f"  {name:15}{summary}" for name, summary in summaries.items())
+    return OVERVIEW.format(commands=commands, config=DEFAULT_CONFIG)
 
 
 def new_parser() -> tuple[CommandParser, Subparsers[CommandParser]]:
