@@ -50,6 +50,8 @@ def take_over(supervisor: Supervisor, recorded: RecordedState) -> Adopted:
     fleet.last_ports.update(recorded.last_ports)
     supervisor.machinery.events.restore(recorded.events)
     adopted = Adopted()
+    for orphan in recorded.orphans:
+        supervisor.keep_orphan(orphan, "an earlier daemon could not place it")
     is_same_boot = recorded.boot_id == supervisor.machinery.reaper.boot_id
     if is_same_boot:
         # The templates of what lives name these ports; after a reboot they are chosen afresh.
@@ -114,12 +116,12 @@ def _adopt(
         name = str(record.get("id"))
         spec = specs.get(name)
         if spec is None:
-            supervisor.machinery.events.record("recorded process unknown", {"process": name})
+            supervisor.keep_orphan(record, "the configuration has no such process any more")
             continue
         try:
             process = supervisor.adopt_process(spec, record)
         except ValueError as error:
-            supervisor.machinery.events.record("recorded process not usable", {"process": name, "error": str(error)})
+            supervisor.keep_orphan(record, str(error))
             continue
         processes.append(process)
         adopted.release_ids[name] = str(record.get("release_id"))

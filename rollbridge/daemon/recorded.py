@@ -45,6 +45,7 @@ class RecordedState:
     releases: tuple[RecordedRelease, ...]
     services: tuple[Record, ...]
     singletons: tuple[Record, ...]
+    orphans: tuple[Record, ...]  # processes that an earlier daemon could already not place
     workers: tuple[RecordedWorker, ...]
     shared_ports: Mapping[str, int]
     last_ports: Mapping[str, int]
@@ -64,6 +65,7 @@ def read_recorded(state: Record) -> RecordedState:
         ),
         services=tuple(_objects(state.get("services"))),
         singletons=tuple(_objects(state.get("singletons"))),
+        orphans=tuple(_objects(state.get("orphans"))),
         workers=tuple(worker for entry in _objects(state.get("workers")) if (worker := _worker(entry)) is not None),
         shared_ports=_port_map(state.get("shared_ports")),
         last_ports=_port_map(state.get("last_ports")),

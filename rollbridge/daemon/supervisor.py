@@ -18,6 +18,7 @@ from rollbridge.daemon.snapshot import Document, bootstrap_status, fleet_state, 
 from rollbridge.daemon.state_file import State, encode_state, write_state
 from rollbridge.daemon.workers import WorkerPool, worker_settings
 from rollbridge.process.clock import SystemClock
+from rollbridge.process.identity import ProcessIdentity, is_alive
 from rollbridge.process.managed import ManagedProcess, ProcessSpec
 from rollbridge.process.output import OutputFollower
 from rollbridge.process.reaper import Reaper
@@ -58,6 +59,7 @@ class Supervisor:
         self.started_at = time.time()
         self.ended = asyncio.Event()  # all that ran is stopped, the last state is written
         self.released = asyncio.Event()  # what a next daemon needs is given back as well
+        self.orphans: list[Mapping[str, object]] = []
         self._environ = environ
         self._save_handle: asyncio.TimerHandle | None = None
         self._is_final = False
@@ -105,6 +107,15 @@ class Supervisor:
             is_probation=True,
         )
 
+    def keep_orphan(self, record: Mapping[str, object], why: str) -> None:
+        """Keep account of a recorded process that lives and that nothing here manages; forget it once it is gone."""
+        pid, ticks, boot_id = record.get("pid"), record.get("start_ticks"), record.get("boot_id")
+        if not (isinstance(pid, int) and isinstance(ticks, int) and isinstance(boot_id, str)):
+            return
+        if is_alive(ProcessIdentity(pid, ticks, boot_id)):
+            self.orphans.append({"id": record.get("id"), "pid": pid, "start_ticks": ticks, "boot_id": boot_id})
+            self.machinery.events.record("orphan found", {"process": record.get("id"), "pid": pid, "why": why})
+
     def status(self) -> Document:
         """Return the document of ``status --json`` (design, section 5)."""
         config = self.fleet.config
@@ -125,7 +136,7 @@ class Supervisor:
             "proxy": proxy_status(config, self.machinery.pool),
             "control": {"path": config.control.path},
             "state_path": config.state_path,
-            "orphans": [],
+            "orphans": [dict(orphan) for orphan in self.orphans],
             **fleet_status(self.fleet, self.machinery.pool, scan_processes()),
         }
 
@@ -157,6 +168,7 @@ class Supervisor:
             "daemon_pid": os.getpid(),
             "bootstrap": bootstrap_status(self.options),
             **fleet_state(self.fleet, self.machinery.pool),
+            "orphans": self.orphans,
             "events": self.machinery.events.last(1000),
         }
         path = self.fleet.config.state_path
