@@ -30,10 +30,11 @@ def to_toml(config: Config) -> str:
     # Not at the top: one command writes TOML, and nothing else of this room needs the library.
     import tomli_w
 
-    return tomli_w.dumps(_tables(config), multiline_strings=False)
+    return tomli_w.dumps(to_tables(config), multiline_strings=False)
 
 
-def _tables(config: Config) -> dict[str, Any]:
+def to_tables(config: Config) -> dict[str, Any]:
+    """Return what ``to_toml`` writes, as plain values."""
     tables: dict[str, Any] = {
         "application": config.application,
         "runtime_dir": literal(config.runtime_dir),

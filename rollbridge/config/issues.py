@@ -33,12 +33,13 @@ class ConfigError(Exception):
         super().__init__(self.issues, source_path)
 
     def __str__(self) -> str:
-        return "\n".join(_located(self.source_path, issue) for issue in self.issues)
-
-
-def _located(source_path: str, issue: ConfigIssue) -> str:
-    place = ":".join(str(part) for part in (source_path, issue.line) if part)
-    return f"{place}: {issue.text}" if place else issue.text
+        if len(self.issues) == 1:
+            issue = self.issues[0]
+            place = ":".join(str(part) for part in (self.source_path, issue.line) if part)
+            return f"{place}: {issue.text}" if place else issue.text
+        lines = [f"line {issue.line}: {issue.text}" if issue.line else issue.text for issue in self.issues]
+        heading = f"{self.source_path or 'the config'} has {len(self.issues)} problems:"
+        return "\n  ".join([heading, *lines])
 
 
 class BadValue(ValueError):

@@ -11,7 +11,7 @@ import contextlib
 import re
 import tomllib
 
-Path = tuple[str | int, ...]
+from rollbridge.config.showing import Path
 
 _BLANK = re.compile(r"[ \t]*")
 _BLANK_LINES = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")

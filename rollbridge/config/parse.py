@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-# Named here so that a daemon, which reads its config before it serves, has it when it reads a broken one later.
+# Named here so that a daemon, which reads its config before it serves, has them when it reads a broken one later.
+from rollbridge.config import lines as lines
 from rollbridge.config import suggest as suggest
 from rollbridge.config.issues import ConfigError
 from rollbridge.config.model import (
@@ -25,7 +26,9 @@ from rollbridge.config.rules import check_rules
 from rollbridge.config.showing import show_text, show_value
 from rollbridge.config.source import decode, parse_toml
 from rollbridge.config.template_check import check_templates
+from rollbridge.config.values import duration, texts
 
+_MOST_PROCESSES = 500  # each is told the ports of all the others
 _EXAMPLE_PROCESS = (
     'add [processes.web] with policy = "proxied", command = "..." and port = { from = 18182, to = 18299 }'
 )
@@ -66,7 +69,9 @@ def parse_config(data: bytes, source_path: str, environ: Mapping[str, str], *, u
 
 
 def _read_retention(table: Table) -> RetentionConfig:
-    retention = RetentionConfig(keep=table.integer("keep", 10, 0, 10_000), max_age_seconds=table.duration("max_age", 0))
+    retention = RetentionConfig(
+        keep=table.integer("keep", 10, 0, 10_000), max_age_seconds=duration(table, "max_age", 0)
+    )
     table.finish()
     return retention
 
@@ -79,8 +84,17 @@ def _read_processes(root: Table, proxy: ProxyConfig) -> dict[str, ProcessConfig]
     tables = root.table("processes", "[processes.web]")
     if not tables.values and isinstance(root.values["processes"], dict):
         root.note("processes", "no process is defined", _EXAMPLE_PROCESS)
-    processes = {}
+    processes: dict[str, ProcessConfig] = {}
     for process_id, value in tables.values.items():
+        if len(processes) == _MOST_PROCESSES:
+            tables.note(
+                process_id,
+                f"there are more than {_MOST_PROCESSES} processes from here on",
+                "remove some; replicas run one definition several times",
+            )
+            break
+        if root.scope.is_full():
+            break
         if not ID_PATTERN.fullmatch(process_id):
             tables.note(
                 process_id,
@@ -103,9 +117,9 @@ def _read_legacy(root: Table, proxy: ProxyConfig) -> LegacyTakeoverConfig | None
     if not isinstance(root.values.get("legacy_takeover"), dict):
         return None
     legacy = LegacyTakeoverConfig(
-        screens=table.texts("screens", '["ticket-server"]'),
+        screens=texts(table, "screens", '["ticket-server"]'),
         processes=_read_legacy_processes(table),
-        force_stop_timeout_seconds=table.duration("force_stop_timeout", proxy.force_stop_timeout_seconds),
+        force_stop_timeout_seconds=duration(table, "force_stop_timeout", proxy.force_stop_timeout_seconds),
     )
     table.finish()
     return legacy
@@ -121,6 +135,8 @@ def _read_legacy_processes(table: Table) -> tuple[LegacyProcess, ...]:
         return ()
     found = []
     for index, item in enumerate(value):
+        if table.scope.is_full():
+            break
         path = (*table.path, "processes", index)
         if not isinstance(item, dict):
             table.scope.note(path, f"{show_value(item)} is not a table", f"write processes = {example}")
@@ -130,7 +146,7 @@ def _read_legacy_processes(table: Table) -> tuple[LegacyProcess, ...]:
             if not one.has(key):
                 table.scope.note(path, f"{key} is missing", fix)
         name = one.text("name", "", "old web")
-        includes = one.texts("includes", '["/srv/old-app/"]')
+        includes = texts(one, "includes", '["/srv/old-app/"]')
         if one.values.get("includes") == []:
             # An empty list of conditions is met by every process of the machine.
             one.note("includes", "the array is empty, which would match every process", 'write ["/srv/old-app/"]')

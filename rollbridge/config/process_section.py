@@ -23,6 +23,7 @@ from rollbridge.config.reader import Table, check_text
 from rollbridge.config.showing import show_text, show_value
 from rollbridge.config.suggest import nearest
 from rollbridge.config.units import LARGEST_SIZE_BYTES
+from rollbridge.config.values import choice, duration, flag, number, size
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _VARIABLE = re.compile(r"[^=\0]+")
@@ -41,7 +42,7 @@ DEFAULT_CWD = "{{release_path}}"
 
 def read_process(table: Table, process_id: str, proxy: ProxyConfig) -> ProcessConfig:
     """Read the table of ``process_id``; templates of command, cwd, env and hooks stay as written."""
-    policy = table.choice("policy", Policy.COMPANION, _POLICIES)
+    policy = choice(table, "policy", Policy.COMPANION, _POLICIES)
     process = ProcessConfig(
         id=process_id,
         policy=policy,
@@ -53,13 +54,13 @@ def read_process(table: Table, process_id: str, proxy: ProxyConfig) -> ProcessCo
         replicas=table.integer("replicas", 1, 1, 1000),
         stop_signal=table.parsed("stop_signal", int(signal.SIGTERM), "SIGTERM", _signal_number),
         graceful_stop_seconds=_read_graceful_stop(table, proxy.force_stop_timeout_seconds),
-        non_blocking_drain=table.flag("non_blocking_drain", False),
+        non_blocking_drain=flag(table, "non_blocking_drain", False),
         output_lines=table.integer("output_lines", 50, 0, 10_000),
-        restart_delay_seconds=table.duration("restart_delay", 1),
+        restart_delay_seconds=duration(table, "restart_delay", 1),
         restart=_read_restart(table),
         memory=_read_memory(table),
         lifecycle=_read_lifecycle(table),
-        deploy_strategy=table.choice("deploy_strategy", DeployStrategy.PERSISTENT, _STRATEGIES),
+        deploy_strategy=choice(table, "deploy_strategy", DeployStrategy.PERSISTENT, _STRATEGIES),
     )
     table.finish()
     return process
@@ -94,6 +95,8 @@ def _read_command(table: Table) -> str | tuple[str, ...]:
         return "missing"
     words = []
     for index, word in enumerate(value):
+        if table.scope.is_full():
+            break
         path = (*table.path, "command", index)
         try:
             if not isinstance(word, str):
@@ -113,6 +116,8 @@ def _read_env(table: Table) -> dict[str, str]:
     variables = table.table("env", 'env = { APP_ENV = "production" }')
     env = {}
     for name, value in variables.values.items():
+        if table.scope.is_full():
+            break
         if not _VARIABLE.fullmatch(name):
             variables.note(
                 name, f"{show_text(name)} cannot be the name of an environment variable", "use letters, digits and _"
@@ -183,9 +188,9 @@ def _read_health(table: Table, policy: Policy, proxy: ProxyConfig) -> HealthConf
     section = table.table("health", _HEALTH_EXAMPLE)
     health = HealthConfig(
         path=section.parsed("path", proxy.health_path, "/ping", health_path),
-        timeout_seconds=section.duration("timeout", proxy.health_timeout_seconds, is_positive=True),
-        interval_seconds=section.duration("interval", 0.25, is_positive=True),
-        start_delay_seconds=section.duration("start_delay", 0),
+        timeout_seconds=duration(section, "timeout", proxy.health_timeout_seconds, is_positive=True),
+        interval_seconds=duration(section, "interval", 0.25, is_positive=True),
+        start_delay_seconds=duration(section, "start_delay", 0),
     )
     section.finish()
     return health
@@ -210,16 +215,16 @@ def _read_graceful_stop(table: Table, default: float) -> float | None:
     if isinstance(value, str) and nearest(value, ("indefinite", "infinite", "forever", "never")):
         table.note("graceful_stop", f"{show_text(value)} is not a duration", 'write "indefinite" to wait for ever')
         return default
-    return table.duration("graceful_stop", default)
+    return duration(table, "graceful_stop", default)
 
 
 def _read_restart(table: Table) -> RestartConfig:
     section = table.table("restart", 'restart = { max_restarts = 5, window = "1m" }')
     restart = RestartConfig(
         max_restarts=section.integer("max_restarts", None, 0, 1_000_000),
-        window_seconds=section.duration("window", 0),
-        backoff_factor=section.number("backoff_factor", 1, 1, 1000),
-        max_delay_seconds=section.duration("max_delay", 0),
+        window_seconds=duration(section, "window", 0),
+        backoff_factor=number(section, "backoff_factor", 1, 1, 1000),
+        max_delay_seconds=duration(section, "max_delay", 0),
     )
     section.finish()
     return restart
@@ -228,9 +233,9 @@ def _read_restart(table: Table) -> RestartConfig:
 def _read_memory(table: Table) -> MemoryConfig | None:
     section = table.table("memory", 'memory = { limit = "512MiB" }')
     memory = MemoryConfig(
-        limit_bytes=section.size("limit", None, 1, LARGEST_SIZE_BYTES, "512MiB"),
-        warn_bytes=section.size("warn", None, 1, LARGEST_SIZE_BYTES, "384MiB"),
-        check_interval_seconds=section.duration("check_interval", 5, is_positive=True),
+        limit_bytes=size(section, "limit", None, 1, LARGEST_SIZE_BYTES, "512MiB"),
+        warn_bytes=size(section, "warn", None, 1, LARGEST_SIZE_BYTES, "384MiB"),
+        check_interval_seconds=duration(section, "check_interval", 5, is_positive=True),
     )
     section.finish()
     if 0 < memory.check_interval_seconds < SHORTEST_CHECK_INTERVAL_SECONDS:
@@ -246,7 +251,7 @@ def _read_lifecycle(table: Table) -> LifecycleConfig:
         quiet_command=_read_hook(section, "quiet_command", "kill -TSTP $ROLLBRIDGE_PID"),
         drain_command=_read_hook(section, "drain_command", "./wait-until-idle"),
         stop_command=_read_hook(section, "stop_command", "./stop"),
-        drain_timeout_seconds=section.duration("drain_timeout", 0),
+        drain_timeout_seconds=duration(section, "drain_timeout", 0),
     )
     section.finish()
     return lifecycle

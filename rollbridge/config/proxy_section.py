@@ -11,6 +11,7 @@ from rollbridge.config.model import ProxyConfig
 from rollbridge.config.reach import absolute_path
 from rollbridge.config.reader import Table
 from rollbridge.config.showing import show_text
+from rollbridge.config.values import duration, items, size
 
 _HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]{0,62})(\.[A-Za-z0-9][A-Za-z0-9-]{0,62})*\.?")
 # Numbers and dots alone are a mistyped address, never a name (RFC 1123, section 2.1).
@@ -37,15 +38,15 @@ def read_proxy(table: Table, directory: str) -> ProxyConfig:
             "upstream_host", "127.0.0.1" if host in _WILDCARDS else host, "127.0.0.1", _upstream_host
         ),
         health_path=table.parsed("health_path", "/ping", "/ping", health_path),
-        health_timeout_seconds=table.duration("health_timeout", 30, is_positive=True),
-        drain_timeout_seconds=table.duration("drain_timeout", 60),
-        force_stop_timeout_seconds=table.duration("force_stop_timeout", 10),
+        health_timeout_seconds=duration(table, "health_timeout", 30, is_positive=True),
+        drain_timeout_seconds=duration(table, "drain_timeout", 60),
+        force_stop_timeout_seconds=duration(table, "force_stop_timeout", 10),
         workers=_read_workers(table),
-        hold_timeout_seconds=table.duration("hold_timeout", 5),
-        head_timeout_seconds=table.duration("head_timeout", 10, is_positive=True),
-        idle_timeout_seconds=table.duration("idle_timeout", 75, is_positive=True),
-        response_timeout_seconds=table.duration("response_timeout", 0),
-        max_head_bytes=table.size("max_head", 64 * KIB, _SMALLEST_HEAD, _LARGEST_HEAD, "64KiB"),
+        hold_timeout_seconds=duration(table, "hold_timeout", 5),
+        head_timeout_seconds=duration(table, "head_timeout", 10, is_positive=True),
+        idle_timeout_seconds=duration(table, "idle_timeout", 75, is_positive=True),
+        response_timeout_seconds=duration(table, "response_timeout", 0),
+        max_head_bytes=size(table, "max_head", 64 * KIB, _SMALLEST_HEAD, _LARGEST_HEAD, "64KiB"),
         max_connections=table.integer("max_connections", 10_000, 1, 1_000_000),
         trusted_proxies=_read_trusted_proxies(table),
         access_log=_read_access_log(table, directory),
@@ -124,7 +125,7 @@ def _workers(text: str) -> int | None:
 
 
 def _read_trusted_proxies(table: Table) -> tuple[IPv4Network | IPv6Network, ...]:
-    networks = table.items("trusted_proxies", '["127.0.0.0/8", "::1/128"]', _network)
+    networks = items(table, "trusted_proxies", '["127.0.0.0/8", "::1/128"]', _network)
     return networks if table.has("trusted_proxies") else _TRUSTED_BY_DEFAULT
 
 

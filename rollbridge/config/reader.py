@@ -1,6 +1,7 @@
 """Reads values out of TOML tables: right type, expanded, within limits; what is wrong is noted and reading goes on.
 
-Every method returns the default when the value is absent or wrong, so that one pass finds every problem.
+Every method returns the default when the value is absent or wrong, so that one pass finds every problem. Kinds of
+values that a client command does not need are read in values.py.
 """
 
 from __future__ import annotations
@@ -10,10 +11,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from rollbridge.config import templates
 from rollbridge.config.issues import BadValue
-from rollbridge.config.lines import Path
-from rollbridge.config.showing import dotted, show_text, show_value
-from rollbridge.config.units import duration_fix, parse_duration, parse_size
+from rollbridge.config.showing import Path, dotted, show_text, show_value
 
+MOST_PROBLEMS = 200  # beyond any honest mistake; a hostile file of 1 MiB can have a hundred thousand
 _MOST_UNKNOWN_KEYS_SHOWN = 20  # in one table; a file of another program can have thousands
 
 Default = TypeVar("Default")
@@ -33,6 +33,10 @@ class Scope(NamedTuple):
     environ: Mapping[str, str]
     problems: list[Problem]
     absent: Mapping[str, BadValue]
+
+    def is_full(self) -> bool:
+        """Whether there are more problems than anyone is told at once: time to stop looking for more."""
+        return len(self.problems) > MOST_PROBLEMS
 
     def note(self, path: Path, message: str, fix: str) -> None:
         self.problems.append(Problem(path, message, fix))
@@ -82,50 +86,14 @@ class Table:
         if value is None:
             return default
         if isinstance(value, str):
-            return self._accepted(key, value, lambda text: text, default, f"write {key} = {show_text(example)}")
+            return self.accepted(key, value, lambda text: text, default, f"write {key} = {show_text(example)}")
         self.note(key, f"{show_value(value)} is not text", f"write text in quotes: {key} = {show_text(example)}")
         return default
 
     def parsed(self, key: str, default: Default, example: str, parse: Callable[[str], Item]) -> Item | Default:
         """Return ``parse`` of the expanded text under ``key``; it raises BadValue for what is wrong."""
         text = self.text(key, None, example)
-        return default if text is None else self._attempt(key, lambda: parse(text), default)
-
-    def duration(self, key: str, default: float, *, is_positive: bool = False) -> float:
-        default = float(default)
-        value = self.raw(key)
-        if value is None:
-            return default
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            self.note(key, f"duration {show_value(value)} has no unit", duration_fix(value))
-            return default
-        if not isinstance(value, str):
-            self.note(key, f"{show_value(value)} is not a duration", f'write it in quotes with a unit: {key} = "30s"')
-            return default
-        seconds = self._accepted(key, value, parse_duration, default, f'write {key} = "30s"')
-        if is_positive and seconds == 0 and default != 0:
-            self.note(key, "a duration of 0 is too short here", f'choose more than zero, for example {key} = "30s"')
-            return default
-        return seconds
-
-    def size(self, key: str, default: Default, minimum: int, maximum: int, example: str) -> int | Default:
-        value = self.raw(key)
-        if value is None:
-            return default
-        size: int | None = None
-        if isinstance(value, int) and not isinstance(value, bool):
-            size = value
-        elif isinstance(value, str):
-            size = self._accepted(key, value, parse_size, None, f'write {key} = "{example}"')
-        else:
-            self.note(key, f"{show_value(value)} is not a size", f'write {key} = "{example}"')
-        if size is None:
-            return default
-        if not minimum <= size <= maximum:
-            bound = f"below {minimum}" if size < minimum else f"above {maximum}"
-            self.note(key, f"size {show_value(value)} is {bound} bytes", f'choose for example {key} = "{example}"')
-            return default
-        return size
+        return default if text is None else self.attempt(key, lambda: parse(text), default)
 
     def integer(self, key: str, default: Default, minimum: int, maximum: int) -> int | Default:
         value = self.raw(key)
@@ -137,76 +105,19 @@ class Table:
         if isinstance(value, int) and not isinstance(value, bool):
             number = value
         elif isinstance(value, str):
-            number = self._accepted(key, value, _parse_integer, None, f"write a number from {minimum} to {maximum}")
+            number = self.accepted(key, value, _parse_integer, None, f"write a number from {minimum} to {maximum}")
             if number is None:
                 return default
         else:
-            what = "has a fraction" if isinstance(value, float) and value % 1 else "is not a whole number"
-            self.note(key, f"{show_value(value)} {what}", f"write a number from {minimum} to {maximum}, without quotes")
+            self.note(
+                key, f"{show_value(value)} is not a whole number", f"write a whole number from {minimum} to {maximum}"
+            )
             return default
         if not minimum <= number <= maximum:
             bound = f"below {minimum}" if number < minimum else f"above {maximum}"
             self.note(key, f"{show_value(number)} is {bound}", f"choose a number from {minimum} to {maximum}")
             return default
         return number
-
-    def number(self, key: str, default: float, minimum: float, maximum: float) -> float:
-        """Return a number that may have a fraction; infinity and NaN are not within any limits."""
-        value = self.raw(key)
-        if value is None:
-            return default
-        number: float | None = None
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            number = value
-        elif isinstance(value, str):
-            number = self._accepted(key, value, _parse_number, None, "write a number, for example 2 or 1.5")
-            if number is None:
-                return default
-        if number is None:
-            self.note(key, f"{show_value(value)} is not a number", "write a number, for example 2 or 1.5")
-            return default
-        if not minimum <= number <= maximum:  # also false for NaN
-            self.note(
-                key,
-                f"{show_value(value)} is not from {minimum:g} to {maximum:g}",
-                f"choose a number from {minimum:g} to {maximum:g}",
-            )
-            return default
-        return float(number)
-
-    def flag(self, key: str, default: bool) -> bool:
-        value = self.raw(key)
-        if value is None or isinstance(value, bool):
-            return default if value is None else value
-        if isinstance(value, str):
-            return self._accepted(key, value, _parse_flag, default, f"write {key} = true, or {key} = false")
-        self.note(key, f"{show_value(value)} is neither true nor false", f"write {key} = true, or {key} = false")
-        return default
-
-    def texts(self, key: str, example: str) -> tuple[str, ...]:
-        """Return an array of texts, each expanded and not empty; empty when it is absent."""
-        return self.items(key, example, lambda text: text)
-
-    def items(self, key: str, example: str, parse: Callable[[str], Item]) -> tuple[Item, ...]:
-        """Return ``parse`` of each text of the array under ``key``; it raises BadValue for what is wrong."""
-        value = self.raw(key)
-        if value is None:
-            return ()
-        if not isinstance(value, list):
-            self.note(key, f"{show_value(value)} is not an array", f"write {key} = {example}")
-            return ()
-        found = []
-        for index, item in enumerate(value):
-            try:
-                if not isinstance(item, str):
-                    raise BadValue(f"{show_value(item)} is not text", f"write {key} = {example}")
-                found.append(parse(self.expanded(item, f"write {key} = {example}")))
-            except BadValue as bad:
-                self.scope.note((*self.path, key, index), bad.message, bad.fix)
-        return tuple(found)
-
-    def choice(self, key: str, default: Default, choices: Mapping[str, Default]) -> Default:
-        return self.parsed(key, default, next(iter(choices)), lambda text: _chosen(text, choices))
 
     def finish(self, elsewhere: Collection[str] = ()) -> None:
         """Report every key that was not asked for, except those of ``elsewhere``."""
@@ -239,13 +150,13 @@ class Table:
             raise BadValue(what, f"{fix_when_empty}, or remove the line")
         return text
 
-    def _accepted(
+    def accepted(
         self, key: str, template: str, parse: Callable[[str], Item], default: Default, fix_when_empty: str
     ) -> Item | Default:
         """Return ``parse`` of the expansion of ``template``, or note why not and return ``default``."""
-        return self._attempt(key, lambda: parse(self.expanded(template, fix_when_empty)), default)
+        return self.attempt(key, lambda: parse(self.expanded(template, fix_when_empty)), default)
 
-    def _attempt(self, key: str, accept: Callable[[], Item], default: Default) -> Item | Default:
+    def attempt(self, key: str, accept: Callable[[], Item], default: Default) -> Item | Default:
         try:
             return accept()
         except BadValue as bad:
@@ -268,26 +179,3 @@ def _parse_integer(text: str) -> int:
     if not (digits.isascii() and digits.removeprefix("-").isdigit() and len(digits) < 20):
         raise BadValue(f"{show_text(text)} is not a whole number", "write a number such as 8182")
     return int(digits)
-
-
-def _parse_number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise BadValue(f"{show_text(text)} is not a number", "write a number, for example 2 or 1.5") from None
-
-
-def _parse_flag(text: str) -> bool:
-    if text.strip() not in ("true", "false"):
-        raise BadValue(f"{show_text(text)} is neither true nor false", "write true or false, without quotes")
-    return text.strip() == "true"
-
-
-def _chosen(text: str, choices: Mapping[str, Default]) -> Default:
-    if text in choices:
-        return choices[text]
-    from rollbridge.config.suggest import nearest  # only for a file with mistakes: see templates.py
-
-    names = " or ".join(f'"{name}"' for name in choices)
-    meant = nearest(text, choices)
-    raise BadValue(f"{show_text(text)} is not {names}", f'did you mean "{meant}"?' if meant else f"choose {names}")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rollbridge.config.issues import ConfigError, ConfigIssue
-from rollbridge.config.lines import LineMap
-from rollbridge.config.reader import Problem
+from rollbridge.config.reader import MOST_PROBLEMS, Problem
 from rollbridge.config.showing import dotted
 
 
@@ -17,10 +16,17 @@ def raise_problems(problems: Sequence[Problem], text: str, source_path: str) -> 
     """
     if not problems:
         return
+    # Not at the top: a client command pays for every line it imports, and hardly ever has something to report.
+    # A daemon has the module from parse.py.
+    from rollbridge.config.lines import LineMap
+
     lines = LineMap(text)
     issues = [
         ConfigIssue(dotted(problem.path), problem.message, problem.fix, lines.find(problem.path))
         for problem in dict.fromkeys(problems)
     ]
     issues.sort(key=lambda issue: (issue.line is None, issue.line or 0))  # stable: equal lines as they were found
+    if len(issues) > MOST_PROBLEMS:
+        rest = ConfigIssue("", "there are more problems than these", "correct them first, then validate again")
+        issues = [*issues[:MOST_PROBLEMS], rest]
     raise ConfigError(issues, source_path)

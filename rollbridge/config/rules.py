@@ -130,12 +130,13 @@ def _check_ports(config: Config, root: Table) -> None:
         if process.port is not None and process.port.is_fixed
     }
     fixed = sorted(owners)
+    is_proxy_port_known = all(problem.path != ("proxy", "port") for problem in root.scope.problems)
     for process in config.processes.values():
         port = process.port
         if port is None:
             continue
-        if port.first <= config.proxy.port <= port.last:
-            what = f"port {port} is" if port.is_fixed else f"the range {port} holds"
+        if is_proxy_port_known and port.first <= config.proxy.port <= port.last:
+            what = f"port {port} is" if port.is_fixed else f"the range {port} has in it"
             root.scope.note(
                 ("processes", process.id, "port"),
                 f"{what} proxy.port, {config.proxy.port}, where the proxy itself listens",
@@ -143,14 +144,10 @@ def _check_ports(config: Config, root: Table) -> None:
             )
         taken = next((one for one in fixed if port.first <= one <= port.last and owners[one] != process.id), None)
         if taken is not None:
-            what = "is" if port.is_fixed else f"lies in the range {port}"
-            root.scope.note(
-                ("processes", process.id, "port"),
-                f"port {taken}, which {owners[taken]} has, {what} of this process too"
-                if not port.is_fixed
-                else f"port {taken} is the port of {owners[taken]} too",
-                "give each process ports of its own",
-            )
+            message = f"port {taken} is the port of {owners[taken]} too"
+            if not port.is_fixed:
+                message = f"the range {port} has in it port {taken}, the port of {owners[taken]}"
+            root.scope.note(("processes", process.id, "port"), message, "give each process ports of its own")
 
 
 def _check_variables(config: Config, root: Table) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+Path = tuple[str | int, ...]  # of a setting: ("processes", "web", "command", 0)
+
 SHOWN_CHARACTERS = 60  # with a path and a sentence around it, a message stays within about two lines
 _LARGEST_SHOWN_BITS = 200  # beyond 4300 digits Python refuses to print an int at all
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -45,7 +47,7 @@ def show_value(value: object) -> str:
     return f"the date or time {value}"
 
 
-def dotted(path: tuple[str | int, ...]) -> str:
+def dotted(path: Path) -> str:
     """Return ``path`` as it is written in messages: ``legacy_takeover.processes[0].name``."""
     shown = ""
     for part in path:

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping
 
 from rollbridge.config import templates
 from rollbridge.config.issues import BadValue
-from rollbridge.config.lines import Path
 from rollbridge.config.model import Config, ProcessConfig
 from rollbridge.config.reader import Scope
-from rollbridge.config.showing import show_text
+from rollbridge.config.showing import Path, show_text
 
 
 def check_templates(config: Config, scope: Scope) -> None:
@@ -17,6 +16,8 @@ def check_templates(config: Config, scope: Scope) -> None:
     for process in config.processes.values():
         values, absent = _sample(config, process)
         for path, text in process_templates(process):
+            if scope.is_full():
+                return
             for bad in templates.problems(text, values, scope.environ, absent) or _cwd_problems(
                 path, text, values, scope.environ
             ):

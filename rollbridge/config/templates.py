@@ -7,7 +7,7 @@ text, when NAME is unset or empty (as in a shell). Placeholders do not nest.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from rollbridge.config.issues import BadValue
 from rollbridge.config.showing import show_text
@@ -15,6 +15,7 @@ from rollbridge.config.showing import show_text
 _MARK = re.compile(r"\{\{\{\{|\{\{")
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 LITERAL_BRACES = "{{{{"
+_MOST_PROBLEMS_SHOWN = 20  # of one text
 _MOST_NAMES_SHOWN = 25  # every name we have, and a dozen of ports
 
 START_NAMES = (
@@ -32,18 +33,17 @@ START_NAMES = (
 )
 
 
-def split_template(text: str) -> list[tuple[bool, str]]:
-    """Return the parts of ``text``: (False, literal text) and (True, what stands between the braces).
+def split_template(text: str) -> Iterator[tuple[bool, str]]:
+    """Yield the parts of ``text``: (False, literal text) and (True, what stands between the braces).
 
     Raises BadValue when a placeholder is not closed.
     """
-    parts: list[tuple[bool, str]] = []
     position = 0
     while mark := _MARK.search(text, position):
-        parts.append((False, text[position : mark.start()]))
+        yield False, text[position : mark.start()]
         position = mark.end()
         if mark.group() == LITERAL_BRACES:
-            parts.append((False, "{{"))
+            yield False, "{{"
             continue
         end = text.find("}}", position)
         if end < 0:
@@ -51,10 +51,9 @@ def split_template(text: str) -> list[tuple[bool, str]]:
                 f"the placeholder {show_text('{{' + text[position:], 30)} is not closed",
                 "close it with }}, or write {{{{ for two literal braces",
             )
-        parts.append((True, text[position:end].strip()))
+        yield True, text[position:end].strip()
         position = end + 2
-    parts.append((False, text[position:]))
-    return parts
+    yield False, text[position:]
 
 
 def placeholders(text: str) -> list[str]:
@@ -90,17 +89,20 @@ def problems(
     text: str, values: Mapping[str, str], environ: Mapping[str, str], absent: Mapping[str, BadValue]
 ) -> list[BadValue]:
     """Return why ``text`` could not be expanded, one for each placeholder that has no value."""
-    found = []
+    found: dict[str, BadValue] = {}
     try:
-        names = placeholders(text)
-    except BadValue as bad:
-        return [bad]
-    for name in dict.fromkeys(names):
-        try:
-            _value_of(name, values, environ, absent)
-        except BadValue as bad:
-            found.append(bad)
-    return found
+        for is_placeholder, part in split_template(text):
+            if not is_placeholder or part in found:
+                continue
+            try:
+                _value_of(part, values, environ, absent)
+            except BadValue as bad:
+                found[part] = bad
+            if len(found) == _MOST_PROBLEMS_SHOWN:
+                break
+    except BadValue as bad:  # one that is not closed
+        return [*found.values(), bad]
+    return [*found.values()]
 
 
 def _value_of(

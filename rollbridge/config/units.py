@@ -56,9 +56,12 @@ def parse_duration(text: str) -> float:
 def duration_fix(number: object) -> str:
     """What to do about a duration written as the bare ``number``."""
     try:
-        shown = format_duration(float(str(number)))
-    except (ValueError, OverflowError):
+        seconds = float(str(number))
+    except ValueError:  # an int of more digits than Python prints
         return _DURATION_FIX
+    if not (seconds == 0 or 0.001 <= seconds <= LONGEST_DURATION_SECONDS):  # NaN is not, either
+        return _DURATION_FIX
+    shown = format_duration(seconds)
     return f'write "{shown}" for seconds, or another unit: "250ms", "5m", "1h30m", "7d"'
 
 
