@@ -6,6 +6,7 @@ message are ignored, so that a newer peer may say more; unknown messages and wro
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -219,7 +220,7 @@ def _read_settings(fields: _Fields) -> Settings:
         response_timeout_seconds=fields.seconds("response_timeout_seconds", default.response_timeout_seconds),
         max_head_bytes=fields.count("max_head_bytes", default.max_head_bytes),
         max_connections=fields.count("max_connections", default.max_connections),
-        trusted_proxies=tuple(_text_item(item, "trusted_proxies") for item in fields.items("trusted_proxies")),
+        trusted_proxies=tuple(_network(item) for item in fields.items("trusted_proxies")),
         forwarded_port=fields.optional_count("forwarded_port"),
     )
 
@@ -276,9 +277,13 @@ def _read_report(fields: _Fields) -> Report:
     return Report(fields.text("message"), fields.mapping("data"))
 
 
-def _text_item(item: object, where: str) -> str:
+def _network(item: object) -> str:
     if not isinstance(item, str):
-        raise BadMessage(f"{where} cannot hold {item!r:.80}")
+        raise BadMessage(f"trusted_proxies cannot hold {item!r:.80}")
+    try:
+        ipaddress.ip_network(item, strict=False)
+    except ValueError as error:
+        raise BadMessage(f"trusted_proxies: {error}") from error
     return item
 
 

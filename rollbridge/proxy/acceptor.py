@@ -1,0 +1,125 @@
+"""Takes clients from the listening socket, as long as there is room for them."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import select
+import socket
+from typing import TYPE_CHECKING, Final
+
+from rollbridge.proxy.client import Client
+from rollbridge.proxy.forward import ClientFacts
+from rollbridge.proxy.messages import Settings
+from rollbridge.proxy.stream import READ
+from rollbridge.proxy.timers import NEVER
+
+if TYPE_CHECKING:
+    from rollbridge.proxy.worker import Worker
+
+# Accepted in one turn at most: enough to empty a burst quickly, few enough to leave some to the other workers.
+BATCH: Final = 32
+# Out of descriptors or memory: looked at again after so long. Whoever is waiting stays in the kernel's queue.
+PAUSE_SECONDS: Final = 0.1
+_SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+MAX_REMEMBERED_ADDRESSES: Final = 10_000
+
+# Set on the listening socket: accepted ones inherit them. Probes find out within 90 seconds that a silent peer has
+# vanished without a word, tunnels above all.
+_OPTIONS: Final = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+)
+
+
+class Acceptor:
+    """Closed until the first route is known; pauses at ``max_connections`` and when descriptors run out."""
+
+    def __init__(self, worker: Worker, listener: socket.socket) -> None:
+        self.listener = listener
+        self.deadline = NEVER
+        self.queued_for = NEVER
+        self._worker = worker
+        self._is_open = False  # may accept at all
+        self._is_watching = False
+        self._max_connections = worker.settings.max_connections
+        self._trusted = _networks(worker.settings)
+        self._facts: dict[str, ClientFacts] = {}
+        for level, option, value in _OPTIONS:
+            listener.setsockopt(level, option, value)
+        host, port = listener.getsockname()[:2]
+        self._port = port
+        self._local_host = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode()
+
+    def settings_changed(self, settings: Settings) -> None:
+        self._max_connections = settings.max_connections
+        self._trusted = _networks(settings)
+        self._facts.clear()
+        self.room_changed()
+
+    def open(self) -> None:
+        if not self._worker.is_draining:
+            self._is_open = True
+            self.room_changed()
+
+    def room_changed(self) -> None:
+        """Watch the listening socket exactly while a client could be taken."""
+        worker = self._worker
+        has_room = len(worker.clients) + len(worker.tunnels) < self._max_connections
+        is_wanted = self._is_open and has_room and self.deadline == NEVER
+        if is_wanted and not self._is_watching:
+            # Exclusive: with several workers one of them is woken per connection, not all.
+            worker.loop.register(self.listener.fileno(), READ | select.EPOLLEXCLUSIVE, self._on_event)
+            self._is_watching = True
+        elif not is_wanted and self._is_watching:
+            worker.loop.unregister(self.listener.fileno())
+            self._is_watching = False
+
+    def close(self) -> None:
+        """Accept nothing more; whoever is in the queue is left to the other holders of the socket."""
+        if self._is_open:
+            self._is_open = False
+            self.room_changed()
+
+    def expired(self) -> None:
+        self.room_changed()
+
+    def _on_event(self, _mask: int) -> None:
+        worker = self._worker
+        room = self._max_connections - len(worker.clients) - len(worker.tunnels)
+        for _ in range(min(BATCH, room)):
+            try:
+                sock, address = self.listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _SHORTAGES:
+                    worker.loop.deadlines.set(self, worker.loop.now + PAUSE_SECONDS)
+                    self.room_changed()
+                    worker.report("no more connections", {"error": error.strerror or str(error)})
+                    return
+                continue  # this one client was gone before it was taken
+            sock.setblocking(False)
+            facts = self._facts.get(address[0]) or self._learn(address[0])
+            worker.clients.add(Client(worker, sock, facts))
+        self.room_changed()
+
+    def _learn(self, host: str) -> ClientFacts:
+        address = ipaddress.ip_address(host.partition("%")[0])
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        is_trusted = any(address in network for network in self._trusted)
+        forwarded_port = self._worker.settings.forwarded_port
+        port = self._port if forwarded_port is None else forwarded_port
+        facts = ClientFacts.of(str(address).encode(), self._local_host, b"%d" % port, is_trusted)
+        if len(self._facts) >= MAX_REMEMBERED_ADDRESSES:
+            self._facts.clear()
+        self._facts[host] = facts
+        return facts
+
+
+def _networks(settings: Settings) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    return [ipaddress.ip_network(network, strict=False) for network in settings.trusted_proxies]

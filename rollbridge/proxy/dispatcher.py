@@ -1,0 +1,270 @@
+"""Sends each exchange to an upstream of the active release; keeps those waiting for which there is none."""
+
+from __future__ import annotations
+
+import socket
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from rollbridge.proxy.loop import Loop
+from rollbridge.proxy.messages import Route, Settings, Target
+from rollbridge.proxy.routing import active_target
+from rollbridge.proxy.timers import NEVER
+from rollbridge.proxy.upstream import CONNECT_SECONDS, Backend, Release, UpstreamConnection, open_connection
+
+if TYPE_CHECKING:
+    from rollbridge.proxy.exchange import Exchange
+
+# Requests that wait for an upstream. Five seconds at 200 requests a second; each may hold a head and as much body as a
+# connection buffers, so that both are bounded.
+MAX_HELD: Final = 1000
+MAX_HELD_BYTES: Final = 32 * 1024 * 1024
+
+RETRY_AFTER_HOLD_SECONDS: Final = 1  # an application that restarts is back soon
+RETRY_AFTER_STOPPED_SECONDS: Final = 5  # one that somebody has stopped is not
+
+
+class Dispatcher:
+    """The route as it is now, and the queue of held exchanges, oldest first."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        *,
+        report: Callable[[str, dict[str, object]], None],
+        count_changed: Callable[[Release], None],
+        accepted: Callable[[], None],
+    ) -> None:
+        self.loop = loop
+        self.settings = Settings()
+        self.route = Route(0, None)
+        self.releases: dict[str, Release] = {}
+        self.active: Release | None = None
+        self.count_changed = count_changed
+        self.report = report
+        self.deadline = NEVER
+        self.queued_for = NEVER
+        self._accepted = accepted
+        self._held: OrderedDict[Exchange, int] = OrderedDict()
+        self._held_bytes = 0
+        self._connecting: dict[Exchange, UpstreamConnection] = {}
+
+    @property
+    def held(self) -> int:
+        return len(self._held)
+
+    # The route.
+
+    def apply(self, route: Route) -> None:
+        """Make ``route`` the truth: on return no request not yet sent can go anywhere else."""
+        self.route = route
+        listed = {target.release_key for target in route.targets}
+        for target in route.targets:
+            release = self.releases.setdefault(target.release_key, Release(target.release_key))
+            self._update_backends(release, target)
+        active = active_target(route)
+        self.active = None if active is None else self.releases[active.release_key]
+        for release in list(self.releases.values()):
+            release.is_active = release is self.active
+            if not release.is_active:
+                for backend in release.backends:
+                    backend.close_idle()
+            if release.key not in listed and not release.http and not release.websocket:
+                del self.releases[release.key]
+        for exchange, connection in list(self._connecting.items()):
+            if not connection.backend.release.is_active or not connection.backend.is_up:
+                del self._connecting[exchange]
+                connection.close()
+                self._place(exchange)
+        self._release_held(is_all=True)
+
+    def forget_if_done(self, release: Release) -> None:
+        """Drop a release that has left the route and has answered its last request."""
+        if release.http or release.websocket or release.is_active:
+            return
+        if all(target.release_key != release.key for target in self.route.targets):
+            self.releases.pop(release.key, None)
+
+    def _update_backends(self, release: Release, target: Target) -> None:
+        known = {backend.address: backend for backend in release.backends}
+        release.backends = []
+        for upstream in target.upstreams:
+            address = (upstream.host, upstream.port)
+            backend = known.pop(address, None) or Backend(release, _family(upstream.host), address)
+            if upstream.is_up and not backend.is_up:
+                backend.trust()
+            backend.is_up = upstream.is_up
+            if not backend.is_up:
+                backend.close_idle()
+            release.backends.append(backend)
+        for backend in known.values():
+            backend.is_up = False
+            backend.close_idle()
+
+    # Exchanges.
+
+    def dispatch(self, exchange: Exchange) -> None:
+        """Send ``exchange`` to an upstream, connect to one for it, keep it waiting, or answer that there is none."""
+        if exchange.give_up_at == NEVER:
+            exchange.give_up_at = self.loop.now + self.settings.hold_timeout_seconds
+        if self._held:
+            self._hold(exchange)  # behind those that came before it
+        else:
+            self._place(exchange)
+
+    def _place(self, exchange: Exchange) -> None:
+        while True:
+            release = self.active
+            if release is None:
+                if self.route.hold:
+                    self._hold(exchange)
+                else:
+                    exchange.fail(503, "no release is active here", RETRY_AFTER_STOPPED_SECONDS)
+                return
+            backend = release.pick(self.loop.now)
+            if backend is None:
+                self._hold(exchange)
+                return
+            if exchange.is_repeatable and self._send_reused(exchange, backend):
+                return
+            try:
+                connection = open_connection(self.loop, backend, self)
+            except OSError as error:
+                self._note_failure(backend, str(error))
+                continue
+            if connection.is_connecting:
+                connection.exchange = exchange
+                self._connecting[exchange] = connection
+                self.loop.deadlines.set(connection, self.loop.now + CONNECT_SECONDS)
+            else:
+                self._note_success(backend)
+                exchange.send(connection, is_reused=False)
+            return
+
+    def forget(self, exchange: Exchange) -> None:
+        """``exchange`` is over before it was sent: its client has gone."""
+        connection = self._connecting.pop(exchange, None)
+        if connection is not None:
+            connection.close()
+        self._unhold(exchange)
+
+    def connected(self, connection: UpstreamConnection, exchange: Exchange | None) -> None:
+        """A connection has been made; ``exchange`` None: only to see whether somebody listens."""
+        self._note_success(connection.backend)
+        if exchange is None:
+            connection.rest_idle()
+            return
+        self._connecting.pop(exchange, None)
+        exchange.send(connection, is_reused=False)
+        self._release_held()
+
+    def connect_failed(self, backend: Backend, exchange: Exchange | None, why: str) -> None:
+        self._note_failure(backend, why)
+        if exchange is not None:
+            self._connecting.pop(exchange, None)
+            self._place(exchange)
+
+    def probe(self) -> None:
+        """Connect to every upstream of the active release, to see whether somebody listens."""
+        for backend in self.active.backends if self.active is not None else ():
+            if backend.connecting:
+                continue
+            try:
+                connection = open_connection(self.loop, backend, self)
+            except OSError:
+                continue
+            if connection.is_connecting:
+                self.loop.deadlines.set(connection, self.loop.now + CONNECT_SECONDS)
+            else:
+                self.connected(connection, None)
+
+    def _send_reused(self, exchange: Exchange, backend: Backend) -> bool:
+        while backend.idle:
+            connection = backend.idle.pop()
+            connection.take(exchange)
+            if not connection.is_doubtful or connection.is_silent():
+                exchange.send(connection, is_reused=True)
+                return True
+            connection.close()
+        return False
+
+    def _note_success(self, backend: Backend) -> None:
+        self._accepted()
+        if backend.is_suspect:
+            backend.trust()
+            if self._held:
+                self.loop.after_turn(self._release_held)
+
+    def _note_failure(self, backend: Backend, why: str) -> None:
+        if not backend.is_suspect:
+            self.report(
+                "upstream unreachable",
+                {"release": backend.release.key, "host": backend.address[0], "port": backend.address[1], "error": why},
+            )
+        backend.connect_failed(self.loop.now)
+
+    # Those that wait.
+
+    def _hold(self, exchange: Exchange) -> None:
+        if self.loop.now >= exchange.give_up_at:
+            self._give_up(exchange)
+            return
+        size = exchange.held_bytes()
+        if len(self._held) >= MAX_HELD or self._held_bytes + size > MAX_HELD_BYTES:
+            exchange.fail(503, "too many requests wait for the application", RETRY_AFTER_HOLD_SECONDS)
+            return
+        self._held[exchange] = size
+        self._held_bytes += size
+        if exchange.has_waited:
+            # It has been tried just now as the oldest of all.
+            self._held.move_to_end(exchange, last=False)
+        exchange.has_waited = True
+        exchange.client.stop_reading()  # what a held request may keep in memory is settled now
+        self._schedule()
+
+    def _unhold(self, exchange: Exchange) -> bool:
+        size = self._held.pop(exchange, None)
+        if size is None:
+            return False
+        self._held_bytes -= size
+        return True
+
+    def _give_up(self, exchange: Exchange) -> None:
+        if self.active is None:
+            exchange.fail(503, "no release is active here", RETRY_AFTER_STOPPED_SECONDS)
+        else:
+            exchange.fail(502, "the application does not accept connections", RETRY_AFTER_HOLD_SECONDS)
+
+    def _release_held(self, *, is_all: bool = False) -> None:
+        """Dispatch the held exchanges in order, as far as there are upstreams; with ``is_all`` each one once."""
+        for exchange in list(self._held):
+            if not is_all and (self.active is None or self.active.pick(self.loop.now) is None):
+                break
+            if self._unhold(exchange):
+                exchange.has_waited = not is_all
+                exchange.client.resume_reading_if_wanted()
+                self._place(exchange)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._held:
+            self.deadline = NEVER
+            return
+        due = min(exchange.give_up_at for exchange in (next(iter(self._held)), next(reversed(self._held))))
+        if self.active is not None:
+            due = min(due, max(self.active.next_try(), self.loop.now + 0.001))
+        self.loop.deadlines.set(self, due)
+
+    def expired(self) -> None:
+        """Something is due for those that wait: a new attempt, or the end of their patience."""
+        for exchange in list(self._held):
+            if exchange.give_up_at > self.loop.now:
+                break
+            if self._unhold(exchange):
+                self._give_up(exchange)
+        self._release_held()
+
+
+def _family(host: str) -> int:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

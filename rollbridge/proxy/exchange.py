@@ -1,0 +1,332 @@
+"""One request and its answer: from the head that was read to the last byte that was passed on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from rollbridge.proxy.chunked import BadFraming
+from rollbridge.proxy.forward import interim_head_bytes, request_head_bytes, response_head_bytes
+from rollbridge.proxy.framing import (
+    BodyRelay,
+    Framing,
+    client_framing,
+    request_relay,
+    response_framing,
+    response_relay,
+)
+from rollbridge.proxy.head import RequestHead
+from rollbridge.proxy.response_head import BadResponse, ResponseHead, find_response_head
+from rollbridge.proxy.stream import HIGH_WATER
+from rollbridge.proxy.timers import NEVER
+from rollbridge.proxy.tunnel import open_tunnel
+
+if TYPE_CHECKING:
+    from rollbridge.proxy.client import Client
+    from rollbridge.proxy.upstream import Release, UpstreamConnection
+
+# Safe methods (RFC 9110, section 9.2.1) without a body may be sent again. PUT and DELETE are idempotent, but an
+# application that was told twice may well answer differently; TRACE is nobody's business.
+_REPEATABLE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS"})
+
+
+class Exchange:
+    """Waits (held or connecting) until ``send``; then passes the request on, and the response back, as they come."""
+
+    __slots__ = (
+        "_has_response_bytes",
+        "_is_last_on_upstream",
+        "_outgoing",
+        "_partial",
+        "_release",
+        "_scanned",
+        "_upstream",
+        "_will_close",
+        "client",
+        "give_up_at",
+        "has_waited",
+        "head",
+        "is_repeatable",
+        "is_reused",
+        "request_body",
+        "response_body",
+    )
+
+    def __init__(self, client: Client, head: RequestHead) -> None:
+        self.client = client
+        self.head = head
+        self.is_repeatable = head.method in _REPEATABLE and head.body_bytes == 0 and head.upgrade is None
+        self.give_up_at = NEVER  # no longer waits for an upstream then; set at the first dispatch
+        self.has_waited = False
+        self.is_reused = False
+        self.request_body: BodyRelay | None = None  # set while the rest of a body is expected and passed on
+        self.response_body: BodyRelay | None = None  # set from the final response head on, if it has a body
+        self._upstream: UpstreamConnection | None = None
+        self._release: Release | None = None
+        self._partial = b""
+        self._scanned = 0
+        self._has_response_bytes = False
+        self._is_last_on_upstream = False
+        self._will_close = False
+        self._outgoing = Framing.NONE
+
+    @property
+    def is_sent(self) -> bool:
+        return self._upstream is not None
+
+    def held_bytes(self) -> int:
+        """About what it keeps in memory while it waits."""
+        head = self.head
+        fields = sum(len(name) + len(value) for name, value in head.fields)
+        return 1024 + len(head.target) + fields + len(self.client.buffer)
+
+    # The request.
+
+    def send(self, upstream: UpstreamConnection, *, is_reused: bool) -> None:
+        """Send the request, or what there is of it; from here on it counts as in flight on the release."""
+        client = self.client
+        self._upstream = upstream
+        self.is_reused = is_reused
+        upstream.exchange = self
+        release = self._release = upstream.backend.release
+        release.http += 1
+        client.worker.count_changed(release)
+        data = request_head_bytes(self.head, client.facts)
+        timeout = client.worker.settings.response_timeout_seconds
+        if self.head.body_bytes:
+            self.request_body = request_relay(self.head.body_bytes)
+            buffered = client.take_buffer()
+            try:
+                body = self._pass_request(buffered) if buffered else b""
+            except BadFraming as error:
+                self.fail(400, f"the request's body is malformed: {error}")
+                return
+            upstream.write(data + body)
+            self._watch_request()
+        else:
+            upstream.write(data)
+        if timeout:
+            upstream.loop.deadlines.set(upstream, upstream.loop.now + timeout)
+
+    def request_received(self, data: bytes) -> None:
+        """More of the request's body; only called while ``request_body`` is set."""
+        try:
+            data = self._pass_request(data)
+        except BadFraming as error:
+            self.fail(400, f"the request's body is malformed: {error}")
+            return
+        if self._upstream is not None and data:
+            self._upstream.write(data)
+        self._watch_request()
+
+    def _pass_request(self, data: bytes) -> bytes:
+        relay = self.request_body
+        assert relay is not None
+        data = relay.feed(data)
+        if relay.reader.is_done:
+            self.request_body = None
+            self.client.put_back(relay.reader.rest)
+        return data
+
+    def _watch_request(self) -> None:
+        """The client must go on sending, unless it has sent all or we are the ones who wait."""
+        client = self.client
+        if self.request_body is None:
+            client.body_done()
+        elif client.has_ended:
+            self.fail(400, "the connection ended before the request's body did")
+        elif self._upstream is not None and len(self._upstream.out) > HIGH_WATER:
+            client.stop_reading()
+            client.body_paused()
+        else:
+            client.body_expected(is_patient=self.head.expects_continue and not self._has_response_bytes)
+
+    def upstream_drained(self) -> None:
+        if self.request_body is not None and not self.client.is_reading and not self.client.has_ended:
+            self.client.resume_reading()
+            self._watch_request()
+
+    # The response.
+
+    def response_received(self, data: bytes) -> None:
+        if self.response_body is None:
+            self._has_response_bytes = True
+            self._read_head(self._partial + data if self._partial else data)
+            return
+        relay = self.response_body
+        try:
+            passed_on = relay.feed(data)
+        except BadFraming as error:
+            self._cut_short(str(error))
+            return
+        client = self.client
+        if passed_on:
+            client.write(passed_on)
+        if relay.reader.is_done:
+            self._finish(relay.reader.rest)
+        elif len(client.out) > HIGH_WATER and self._upstream is not None:
+            self._upstream.stop_reading()
+
+    def _read_head(self, data: bytes) -> None:
+        client = self.client
+        while True:
+            try:
+                found = find_response_head(data, self._scanned, client.worker.settings.max_head_bytes)
+            except BadResponse as error:
+                self.fail_upstream(f"the application's response is malformed: {error}")
+                return
+            if found is None:
+                self._partial = data
+                self._scanned = len(data)
+                return
+            response, end = found
+            if response.status >= 200:
+                self._start_response(response, data, end)
+                return
+            if response.status == 101:
+                self._switch(response, data[end:])
+                return
+            if self.head.is_http11:
+                client.write(interim_head_bytes(response))
+                if self.request_body is not None:
+                    self._watch_request()
+            data = data[end:]
+            self._partial = b""
+            self._scanned = 0
+            if not data:
+                return
+
+    def _start_response(self, response: ResponseHead, data: bytes, end: int) -> None:
+        client = self.client
+        head = self.head
+        framing = response_framing(response, head.method == b"HEAD")
+        outgoing = self._outgoing = client_framing(framing, head.is_http11)
+        self._will_close = (
+            not head.keep_alive
+            or outgoing is Framing.UNTIL_CLOSE
+            or self.request_body is not None  # an early answer: where the next request starts may never be known
+            or client.worker.is_draining
+        )
+        self._is_last_on_upstream = framing is Framing.UNTIL_CLOSE or not response.keep_alive
+        upstream = self._upstream
+        assert upstream is not None
+        upstream.deadline = NEVER
+        upstream.is_doubtful = framing is Framing.NONE
+        head_bytes = response_head_bytes(response, outgoing, head.is_http11, self._will_close)
+        if framing is Framing.NONE:
+            client.write(head_bytes)
+            self._finish(data[end:])
+            return
+        relay = response_relay(response, framing, outgoing)
+        try:
+            passed_on = relay.feed(data[end:])
+        except BadFraming as error:
+            self.fail_upstream(f"the application's response is malformed: {error}")
+            return
+        self.response_body = relay
+        client.write(head_bytes + passed_on)
+        if relay.reader.is_done:
+            self._finish(relay.reader.rest)
+        elif len(client.out) > HIGH_WATER:
+            upstream.stop_reading()
+
+    def client_drained(self) -> None:
+        if self._upstream is not None and not self._upstream.is_reading:
+            self._upstream.resume_reading()
+
+    def response_ended(self) -> None:
+        """The application has closed its side."""
+        if self.response_body is None:
+            self.response_lost()
+            return
+        try:
+            end = self.response_body.feed_end()
+        except BadFraming as error:
+            self._cut_short(str(error))
+            return
+        if end:
+            self.client.write(end)
+        self._finish(b"")
+
+    def response_lost(self) -> None:
+        """The connection to the application is gone."""
+        if self.response_body is not None:
+            self._cut_short("the application reset the connection")
+        elif self.is_repeatable and self.is_reused and not self._has_response_bytes:
+            # It had been idle, and was closed before our request reached it or without regard to it. Asked once more,
+            # and as one that may not be repeated: that goes out on a fresh connection.
+            self._leave_upstream(is_reusable=False)
+            self.is_repeatable = False
+            self.give_up_at = NEVER
+            self.client.worker.dispatcher.dispatch(self)
+        else:
+            self.fail_upstream("the application closed the connection without an answer")
+
+    def response_timed_out(self) -> None:
+        self.fail(504, "the application did not answer in time")
+
+    def _finish(self, rest: bytes) -> None:
+        """The response is complete. Bytes after it poison the connection: they are nobody's answer."""
+        upstream = self._upstream
+        assert upstream is not None
+        is_request_open = self.request_body is not None
+        is_spent = rest or is_request_open or self._is_last_on_upstream or upstream.out or upstream.is_write_broken
+        self._leave_upstream(is_reusable=not is_spent)
+        # A client that has asked for the end sends nothing more; another one may be sending already.
+        self.client.exchange_done(self._will_close, must_linger=is_request_open or self.head.keep_alive)
+
+    def _switch(self, response: ResponseHead, rest: bytes) -> None:
+        """101: from here on the two connections are a tunnel."""
+        upstream = self._upstream
+        assert upstream is not None
+        if self.head.upgrade is None or self.request_body is not None or response.upgrade is None:
+            self.fail_upstream("the application switched protocols though it was not asked to")
+            return
+        release = self._release
+        assert release is not None
+        open_tunnel(self.client, upstream, release, interim_head_bytes(response) + rest)
+        self._leave_upstream(is_reusable=False)  # the tunnel has taken its socket
+
+    # Endings.
+
+    def fail_upstream(self, why: str) -> None:
+        """It is the application's fault: 502, and the operator hears of it."""
+        worker = self.client.worker
+        worker.report("upstream failed", {"release": "" if self._release is None else self._release.key, "error": why})
+        self.fail(502, why.partition(":")[0])
+
+    def fail(self, status: int, sentence: str, retry_after_seconds: int | None = None) -> None:
+        """Answer by ourselves; if the response has begun it can only be cut short."""
+        if self.response_body is not None:
+            self._cut_short(sentence)
+            return
+        is_body_unread = self.request_body is not None or (self.head.body_bytes != 0 and not self.is_sent)
+        self._leave_upstream(is_reusable=False)
+        self.client.answer(status, sentence, self.head, is_body_unread, retry_after_seconds)
+
+    def request_stalled(self) -> None:
+        self.fail(408, "the request's body did not arrive in time")
+
+    def client_lost(self) -> None:
+        """Nobody waits for the answer any more."""
+        if self._upstream is None:
+            self.client.worker.dispatcher.forget(self)
+        self._leave_upstream(is_reusable=False)
+
+    def _cut_short(self, why: str) -> None:
+        """Make sure that what the client has is not taken for all there is."""
+        release = self._release
+        self.client.worker.report("response cut short", {"release": release.key if release else "", "error": why})
+        self._leave_upstream(is_reusable=False)
+        self.client.close_cut_short(must_reset=self._outgoing is Framing.UNTIL_CLOSE)
+
+    def _leave_upstream(self, *, is_reusable: bool) -> None:
+        upstream, release = self._upstream, self._release
+        self._upstream = self._release = None
+        if upstream is not None:
+            if is_reusable:
+                upstream.rest_idle()
+            else:
+                upstream.close()
+        if release is not None:
+            release.http -= 1
+            self.client.worker.count_changed(release)

@@ -1,0 +1,31 @@
+"""Which release and which upstream a request goes to: pure choices over the route and the loads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rollbridge.proxy.messages import Route, Target
+
+
+def active_target(route: Route) -> Target | None:
+    """The target for new requests, or None. The one place that a weighted choice among several would go."""
+    if route.active is None:
+        return None
+    return next((target for target in route.targets if target.release_key == route.active), None)
+
+
+def pick_upstream(loads: Sequence[int | None], turn: int) -> int | None:
+    """Index of the upstream with the fewest requests; None when there is none.
+
+    A load of None is an upstream that takes nothing now. ``turn`` (any number that moves on) breaks ties, so that
+    equals take turns.
+    """
+    best: int | None = None
+    best_load = 0
+    count = len(loads)
+    for step in range(count):
+        index = (turn + step) % count
+        load = loads[index]
+        if load is not None and (best is None or load < best_load):
+            best, best_load = index, load
+    return best

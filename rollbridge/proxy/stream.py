@@ -1,0 +1,218 @@
+"""One connected socket on the loop, with the bytes that it could not send yet."""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+from typing import Final
+
+from rollbridge.proxy.loop import Loop
+from rollbridge.proxy.timers import NEVER
+
+READ: Final = select.EPOLLIN
+WRITE: Final = select.EPOLLOUT
+BROKEN: Final = select.EPOLLERR | select.EPOLLHUP
+
+# One read. Larger ones save calls on big bodies, but cost memory per turn; 64 KiB is what a loopback segment holds.
+READ_BYTES: Final = 64 * 1024
+# Unsent bytes towards one side at which the other side is no longer read, and at which it is read again.
+HIGH_WATER: Final = 256 * 1024
+LOW_WATER: Final = 64 * 1024
+# A client or tunnel end that takes nothing of what waits for it for so long has gone, or means harm. Long enough for
+# a download that a person has paused.
+WRITE_STALL_SECONDS: Final = 300.0
+
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+
+
+class Stream:
+    """Reads when wanted, sends at once when possible and else when the socket has room again.
+
+    A subclass says what happens with what the peer sends.
+    """
+
+    __slots__ = (
+        "_is_parked",
+        "_mask",
+        "deadline",
+        "fd",
+        "is_open",
+        "is_write_broken",
+        "loop",
+        "out",
+        "queued_for",
+        "sock",
+    )
+
+    def __init__(self, loop: Loop, sock: socket.socket, mask: int) -> None:
+        self.loop = loop
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.out = bytearray()
+        self.is_open = True
+        self.is_write_broken = False  # the peer takes no more; what it has sent can still be read
+        self.deadline = NEVER
+        self.queued_for = NEVER
+        self._mask = mask
+        self._is_parked = False
+        loop.register(self.fd, mask, self.on_event)
+
+    # What a subclass does.
+
+    def received(self, data: bytes) -> None:
+        """Bytes have arrived."""
+        raise NotImplementedError
+
+    def ended(self) -> None:
+        """The peer has sent all it will; called once."""
+        raise NotImplementedError
+
+    def lost(self) -> None:
+        """The connection is gone, in both directions."""
+        raise NotImplementedError
+
+    def drained(self) -> None:
+        """The unsent bytes have gone below LOW_WATER (possibly to none)."""
+        raise NotImplementedError
+
+    def expired(self) -> None:
+        """The deadline has passed."""
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """End it and all that hangs on it: an exception has left it in an unknown state."""
+        raise NotImplementedError
+
+    # What it can do.
+
+    def on_event(self, mask: int) -> None:
+        if mask != READ:
+            if mask & BROKEN and not self._mask & READ:
+                self.broken_while_not_read()
+                return
+            if mask & WRITE:
+                self.flush()
+                if not self.is_open:
+                    return
+            if not mask & (READ | BROKEN):
+                return
+        try:
+            data = self.sock.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.lost()
+            return
+        if data:
+            self.received(data)
+        else:
+            self.stop_reading()
+            self.ended()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Send ``data``, keep what the socket does not take."""
+        if self.out:
+            self.out += data
+            return
+        if self.is_write_broken:
+            return
+        try:
+            sent = self.sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._write_failed()
+            return
+        if sent != len(data):
+            self.out += memoryview(data)[sent:]
+            self.want(self._mask | WRITE)
+            self.write_blocked()
+
+    def write_blocked(self) -> None:
+        """The socket is full, or has taken a part: from now on it has to make progress."""
+
+    def write_failed(self) -> None:
+        """The peer takes no more. Called in the middle of whatever wrote: act later."""
+
+    def flush(self) -> None:
+        """Send what is waiting, as far as the socket takes it."""
+        out = self.out
+        if out:
+            try:
+                sent = self.sock.send(out)
+            except BlockingIOError:
+                return
+            except OSError:
+                self._write_failed()
+                return
+            del out[:sent]
+        if out:
+            self.write_blocked()
+        else:
+            self.want(self._mask & ~WRITE)
+        if len(out) <= LOW_WATER:
+            self.drained()
+
+    def stop_reading(self) -> None:
+        if self._mask & READ:
+            self.want(self._mask & ~READ)
+
+    def resume_reading(self) -> None:
+        if not self._mask & READ and self.is_open:
+            self.want(self._mask | READ)
+
+    @property
+    def is_reading(self) -> bool:
+        return bool(self._mask & READ)
+
+    def want(self, mask: int) -> None:
+        """Change what the loop watches for."""
+        if self._is_parked:
+            self._mask = mask
+            if mask & READ:
+                self._is_parked = False
+                self.loop.register(self.fd, mask, self.on_event)
+        elif mask != self._mask:
+            self._mask = mask
+            self.loop.epoll.modify(self.fd, mask)
+
+    def close(self, *, reset: bool = False) -> None:
+        """Close it; with ``reset`` so that the peer cannot take what it has for all there is."""
+        if not self.is_open:
+            return
+        self.is_open = False
+        self.deadline = NEVER
+        self.loop.unregister(self.fd)
+        if reset:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self.loop.close(self.sock)
+
+    def detach(self) -> socket.socket:
+        """Give the open socket away; unsent bytes are the caller's to take along."""
+        self.is_open = False
+        self.deadline = NEVER
+        self.loop.unregister(self.fd)
+        return self.sock
+
+    def shut_writing(self) -> None:
+        """Tell the peer that nothing more comes."""
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.is_write_broken = True  # it has closed already; nothing is left to tell
+
+    def _write_failed(self) -> None:
+        # The peer may have said why before it closed: what it has sent is still read, and its end is noticed there.
+        self.is_write_broken = True
+        self.out.clear()
+        self.want(self._mask & ~WRITE)
+        self.write_failed()
+
+    def broken_while_not_read(self) -> None:
+        """The connection broke while nobody wants to read it; such an event cannot be switched off.
+
+        What it means becomes known when it is read again; until then the loop does not watch it.
+        """
+        self._is_parked = True
+        self.loop.unregister(self.fd)

@@ -1,0 +1,252 @@
+"""The proxy worker: its own process, started by the supervisor, with a listening socket and a link."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import os
+import resource
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from rollbridge import __version__
+from rollbridge.proxy.acceptor import Acceptor
+from rollbridge.proxy.client import Client
+from rollbridge.proxy.dispatcher import Dispatcher
+from rollbridge.proxy.link import MAX_WAITING, Door, Link
+from rollbridge.proxy.loop import Loop
+from rollbridge.proxy.messages import (
+    PROTOCOL,
+    Ack,
+    Counts,
+    Hello,
+    Message,
+    ReleaseCounts,
+    Route,
+    Settings,
+    Shutdown,
+    Welcome,
+)
+from rollbridge.proxy.reports import ReportThrottle
+from rollbridge.proxy.timers import NEVER
+from rollbridge.proxy.tunnel import Tunnel
+from rollbridge.proxy.upstream import Release
+
+# Counts go out at most so often; a release that drains reports its last request at once.
+COUNTS_SECONDS: Final = 0.05
+# A worker that no supervisor comes back to ends when nobody has listened behind it for so long.
+ORPHAN_CHECK_SECONDS: Final = 5.0
+ORPHAN_SECONDS: Final = 60.0
+
+
+class Timer:
+    """Calls ``act`` when its deadline comes."""
+
+    __slots__ = ("_act", "deadline", "queued_for")
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self.deadline = NEVER
+        self.queued_for = NEVER
+        self._act = act
+
+    def expired(self) -> None:
+        self._act()
+
+
+class Worker:
+    """Everything that one worker holds; orders come in through ``_on_message``."""
+
+    def __init__(self, index: int, listener: socket.socket, link: socket.socket, socket_path: str) -> None:
+        self.loop = Loop(self._on_defect)
+        self.index = index
+        self.settings = Settings()
+        self.is_draining = False
+        self.requests_total = 0
+        self.clients: set[Client] = set()
+        self.tunnels: set[Tunnel] = set()
+        self.dispatcher = Dispatcher(
+            self.loop, report=self.report, count_changed=self.count_changed, accepted=self._upstream_accepted
+        )
+        self._acceptor = Acceptor(self, listener)
+        self._reports = ReportThrottle()
+        self._counts_timer = Timer(self._publish_counts)
+        self._orphan_timer = Timer(self._check_orphan)
+        self._drain_timer = Timer(self._stop)
+        self._accepted_at = self.loop.now
+        self._knocking: set[Link] = set()
+        self._link: Link | None = Link(self.loop, link, self._on_message, self._on_link_lost, is_ours=True)
+        self._door = Door(self.loop, socket_path, self._on_knock)
+        self._date = (0, b"")
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        try:
+            self.loop.run()
+        finally:
+            self._door.close()
+
+    # What the rooms of the worker tell it.
+
+    def count_changed(self, release: Release) -> None:
+        """A request or tunnel of ``release`` has begun or ended."""
+        if not release.is_active and not release.http and not release.websocket:
+            self.dispatcher.forget_if_done(release)
+            self.loop.after_turn(self._publish_counts)
+        elif self._counts_timer.deadline == NEVER:
+            self.loop.deadlines.set(self._counts_timer, self.loop.now + COUNTS_SECONDS)
+
+    def connection_closed(self) -> None:
+        """A client or a tunnel has gone: there is room for another."""
+        self._acceptor.room_changed()
+        if self._counts_timer.deadline == NEVER:
+            self.loop.deadlines.set(self._counts_timer, self.loop.now + COUNTS_SECONDS)
+        if self.is_draining and not self.clients and not self.tunnels:
+            self._stop()
+
+    def report(self, message: str, data: dict[str, object]) -> None:
+        """Tell the supervisor, unless it has just been told the same."""
+        if self._link is not None:
+            report = self._reports.pass_on(message, data, self.loop.now)
+            if report is not None:
+                self._link.send(report)
+
+    def http_date(self) -> bytes:
+        """The Date of an answer of our own."""
+        seconds = int(time.time())
+        if self._date[0] != seconds:
+            self._date = (seconds, time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(seconds)).encode())
+        return self._date[1]
+
+    # The supervisor.
+
+    def _on_message(self, link: Link, message: Message) -> None:
+        match message:
+            case Hello():
+                self._greet(link, message)
+            case Settings():
+                self.settings = self.dispatcher.settings = message
+                self._acceptor.settings_changed(message)
+            case Route():
+                self.dispatcher.apply(message)
+                link.send(Ack(message.generation))
+                self._publish_counts()
+                self._acceptor.open()
+            case Shutdown():
+                self._drain(message.drain_seconds)
+            case _:
+                self.report("message refused", {"error": f"a supervisor does not send {type(message).__name__}"})
+
+    def _greet(self, link: Link, hello: Hello) -> None:
+        if link is not self._link:
+            # The newest supervisor wins.
+            self._knocking.discard(link)
+            former, self._link = self._link, link
+            link.is_ours = True
+            if former is not None:
+                former.close()
+        welcome = Welcome(
+            PROTOCOL, os.getpid(), self.index, self.dispatcher.route.generation, self._counts(), __version__
+        )
+        if hello.want_listener:
+            link.send_with_listener(welcome, self._acceptor.listener)
+        else:
+            link.send(welcome)
+
+    def _on_knock(self, sock: socket.socket) -> None:
+        if len(self._knocking) >= MAX_WAITING:
+            sock.close()
+            return
+        self._knocking.add(Link(self.loop, sock, self._on_message, self._on_link_lost, is_ours=False))
+
+    def _on_link_lost(self, link: Link) -> None:
+        self._knocking.discard(link)
+        if link is self._link:
+            self._link = None
+            self._accepted_at = self.loop.now
+            self.loop.deadlines.set(self._orphan_timer, self.loop.now + ORPHAN_CHECK_SECONDS)
+
+    def _upstream_accepted(self) -> None:
+        self._accepted_at = self.loop.now
+
+    def _check_orphan(self) -> None:
+        if self._link is not None:
+            return
+        if self.loop.now - self._accepted_at >= ORPHAN_SECONDS:
+            self._stop()
+            return
+        self.dispatcher.probe()
+        self.loop.deadlines.set(self._orphan_timer, self.loop.now + ORPHAN_CHECK_SECONDS)
+
+    def _counts(self) -> Counts:
+        releases = self.dispatcher.releases.values()
+        return Counts(
+            {release.key: ReleaseCounts(release.http, release.websocket) for release in releases},
+            clients=len(self.clients) + len(self.tunnels),
+            requests_total=self.requests_total,
+            held=self.dispatcher.held,
+        )
+
+    def _publish_counts(self) -> None:
+        self._counts_timer.deadline = NEVER
+        if self._link is None:
+            return
+        if self._link.is_congested:
+            self.loop.deadlines.set(self._counts_timer, self.loop.now + COUNTS_SECONDS)
+        else:
+            self._link.send(self._counts())
+
+    # The end.
+
+    def _drain(self, drain_seconds: float) -> None:
+        """Accept nothing more, finish what there is within ``drain_seconds``, stop."""
+        self.is_draining = True
+        self._acceptor.close()
+        self.loop.deadlines.set(self._drain_timer, min(self._drain_timer.deadline, self.loop.now + drain_seconds))
+        # Requests that have arrived in this very turn are read first.
+        self.loop.after_turn(self._close_idle_clients)
+
+    def _close_idle_clients(self) -> None:
+        for client in list(self.clients):
+            client.close_if_idle()
+        if not self.clients and not self.tunnels:
+            self._stop()
+
+    def _stop(self) -> None:
+        self.loop.is_stopped = True
+
+    def _on_defect(self, owner: object, error: Exception) -> None:
+        """An exception that is our defect; its connection is gone, the worker goes on."""
+        text = "".join(traceback.format_exception(error))[-4000:]
+        self.report("defect in the proxy", {"where": type(owner).__name__, "traceback": text})
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a worker; ``argv`` is what follows the hidden command's name."""
+    parser = argparse.ArgumentParser(prog="rollbridge _proxy-worker")
+    parser.add_argument("--link-fd", type=int, required=True)
+    parser.add_argument("--listen-fd", type=int, required=True)
+    parser.add_argument("--socket", required=True)
+    parser.add_argument("--index", type=int, required=True)
+    options = parser.parse_args(argv)
+    # The supervisor ends a worker through the link, or by SIGKILL. A Ctrl-C meant for the supervisor reaches the whole
+    # foreground group, and must not cut requests that it wants to finish.
+    for ignored in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(ignored, signal.SIG_IGN)
+    with contextlib.suppress(ValueError, OSError):  # a hard limit that may not be used is one to live below
+        _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    link = socket.socket(fileno=options.link_fd)
+    listener = socket.socket(fileno=options.listen_fd)
+    for sock in (link, listener):
+        sock.setblocking(False)
+        sock.set_inheritable(False)
+    worker = Worker(options.index, listener, link, options.socket)
+    gc.collect()
+    gc.freeze()
+    worker.run()
+    return 0
