@@ -51,9 +51,7 @@ def _run(arguments: Sequence[str], commands: Mapping[str, Command]) -> int:
         _check_options(arguments, new_parser()[0], "rollbridge")
         raise UsageError("no command given. `rollbridge --help` lists them.")
     if name not in commands:
-        raise UsageError(
-            f"there is no command {name!r}{_did_you_mean(name, commands)} `rollbridge --help` lists them."
-        )
+        raise UsageError(f"there is no command {name!r}{_did_you_mean(name, commands)} `rollbridge --help` lists them.")
     args = parse(arguments, name, commands)
     run: Callable[[argparse.Namespace], int] = args.run
     return run(args)

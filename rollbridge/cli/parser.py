@@ -16,10 +16,16 @@ HELP_WIDTH = 80
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Descriptions and examples as they are written, never wider than 80 columns."""
+    """Paragraphs filled to 80 columns; those with indented lines (examples) as they are written."""
 
     def __init__(self, prog: str, indent_increment: int = 2, max_help_position: int = 26) -> None:
         super().__init__(prog, indent_increment, max_help_position, width=HELP_WIDTH)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        import textwrap
+
+        paragraphs = text.split("\n\n")
+        return "\n\n".join(part if "\n  " in part else textwrap.fill(part, HELP_WIDTH) for part in paragraphs)
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -79,7 +85,7 @@ def add_command(
 ) -> CommandParser:
     """Add the command ``name`` with the shared options; ``run`` is called with the parsed arguments.
 
-    ``description`` is printed as it is written: keep its lines within 80 columns.
+    The paragraphs of ``description`` are filled to 80 columns.
     """
     lines = "\n".join(f"  {example}" for example in examples)
     parser = subparsers.add_parser(

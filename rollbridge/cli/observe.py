@@ -1,0 +1,107 @@
+"""``status``, ``events``, ``logs``: what is running, what happened, what it printed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+
+from rollbridge.cli.errors import DONE
+from rollbridge.cli.output import print_line, print_note
+from rollbridge.cli.parser import CommandParser, Subparsers, add_command
+from rollbridge.cli.render import Document, render_event, render_log, render_status
+from rollbridge.cli.session import Request, ask, watch
+
+STATUS = """\
+Shows the daemon, the proxy, every release with its connections, every process,
+and why the last deploy failed, if it did. --json prints the whole document, with
+children, ports and last output lines."""
+
+EVENTS = """\
+Prints what happened, oldest first: deploys, starts, exits, restarts, who asked
+for what. The daemon keeps the last 1000 events. With --json and --follow, one
+object a line."""
+
+LOGS = """\
+Prints the last output of the processes, in the order in which it came; each line
+has its time and its process, and ! instead of | when it came on stderr. With
+--json and --follow, one object a line."""
+
+
+def add_parser(subparsers: Subparsers[CommandParser]) -> None:
+    add_command(subparsers, "status", run=run_status, description=STATUS, examples=["rollbridge status"])
+
+    events = add_command(
+        subparsers,
+        "events",
+        run=run_events,
+        description=EVENTS,
+        examples=["rollbridge events --limit 20", "rollbridge events -f --json"],
+    )
+    events.add_argument("--limit", metavar="N", type=count, default=100, help="how many (default: 100)")
+    events.add_argument("-f", "--follow", action="store_true", help="go on with what happens from now on")
+
+    logs = add_command(
+        subparsers,
+        "logs",
+        run=run_logs,
+        description=LOGS,
+        examples=["rollbridge logs --process web --lines 50", "rollbridge logs -f"],
+    )
+    logs.add_argument("--process", metavar="ID", help="only this process: its id in the config, or one in status")
+    logs.add_argument("--lines", metavar="N", type=count, default=100, help="how many (default: 100)")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on with what is printed from now on")
+
+
+def count(text: str) -> int:
+    """Return a whole number of at least 0, for argparse."""
+    if not text.isdecimal() or not text.isascii() or len(text) > 9:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number of 0 or more")
+    return int(text)
+
+
+def run_status(args: argparse.Namespace) -> int:
+    answer = ask(args, {"command": "status"})
+    status = answer.get("result")
+    document = status if isinstance(status, dict) else {}
+    print_line(json.dumps(document) if args.json else render_status(document, time.time()))
+    return DONE
+
+
+def run_events(args: argparse.Namespace) -> int:
+    request: Request = {"command": "events", "limit": args.limit}
+    return _print_all(args, request, "events", "event", render_event)
+
+
+def run_logs(args: argparse.Namespace) -> int:
+    request: Request = {"command": "logs", "lines": args.lines}
+    if args.process is not None:
+        request["process"] = args.process
+    return _print_all(args, request, "logs", "log", render_log)
+
+
+def _print_all(
+    args: argparse.Namespace, request: Request, many: str, one: str, render: Callable[[Document], str]
+) -> int:
+    """Print what there is under ``many`` of the answer; with ``--follow`` what comes under ``one``, until the end."""
+    if args.follow:
+
+        def show(report: Request) -> None:
+            item = report.get(one)
+            if isinstance(item, dict):
+                print_line(json.dumps(item) if args.json else render(item))
+
+        try:
+            watch(args, {**request, "follow": True}, show)
+        except KeyboardInterrupt:
+            return DONE  # the usual way to end this
+        print_note("rollbridge: the daemon has shut down.")
+        return DONE
+    answer = ask(args, request)
+    items = answer.get(many)
+    if args.json:
+        print_line(json.dumps({many: items}))
+    elif isinstance(items, list) and items:
+        print_line("\n".join(render(item) for item in items if isinstance(item, dict)))
+    return DONE
