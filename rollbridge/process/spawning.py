@@ -136,7 +136,7 @@ def explain_program(program: str, number: int, cwd: str | None, env: Mapping[str
     else:
         path = Path(cwd or ".") / program
         if not path.exists():
-            return f"command {program} does not exist; correct the path or deploy a release that has it"
+            return f"command {path} does not exist; correct the path or deploy a release that has it"
     if path.is_dir():
         return f"command {path} is a directory; name the program inside it"
     if number == errno.EACCES:
