@@ -116,6 +116,7 @@ class Ledger:
         self._kinds = {kind: KindRecord(now) for kind in Kind}
         self._all = KindRecord(now)
         self._failures: list[Failure] = []
+        self._is_finished = False
         self.releases: Counter[str] = Counter()
         self.kill: Kill | None = None
         self.websockets_opened = 0
@@ -129,7 +130,8 @@ class Ledger:
 
     def succeeded(self, kind: Kind, started_at: float, ended_at: float, release: str) -> None:
         for record in (self._kinds[kind], self._all):
-            record.advance(ended_at)
+            if not self._is_finished:
+                record.advance(ended_at)
             record.latencies.append(ended_at - started_at)
         self.releases[release] += 1
 
@@ -143,6 +145,7 @@ class Ledger:
         """No request is begun after ``now``: the silence until now counts as a gap, the silence to come does not."""
         for record in (*self._kinds.values(), self._all):
             record.advance(now)
+        self._is_finished = True
 
     @property
     def request_count(self) -> int:

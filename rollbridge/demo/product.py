@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-MARK: Final = "ROLLBRIDGE_DEMO"
+# Not ROLLBRIDGE_...: such names are the product's, and it does not hand them down.
+MARK: Final = "DEMO_OF_ROLLBRIDGE"
 # Would be meant for us and not for our children: systemd's socket activation and notification.
 NOT_INHERITED: Final = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET")
 COMMAND_SECONDS: Final = 30.0
@@ -126,18 +127,19 @@ class Product:
                 self.kill(pid)
         return killed
 
-    def kill(self, pid: int) -> None:
-        """``kill -9``, and wait until the kernel has closed all that the process held."""
+    def kill(self, pid: int) -> bool:
+        """``kill -9``, and wait until the kernel has closed all that the process held; whether it was ours and died."""
         try:
             descriptor = os.pidfd_open(pid)
         except ProcessLookupError:
-            return
+            return False
         try:
-            if is_marked(Path("/proc") / str(pid), self._mark):  # the number may be somebody else's by now
-                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-                select.select([descriptor], [], [], KILL_SECONDS)
+            if not is_marked(Path("/proc") / str(pid), self._mark):  # the number may be somebody else's by now
+                return False
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            return bool(select.select([descriptor], [], [], KILL_SECONDS)[0])
         except ProcessLookupError:
-            return
+            return False
         finally:
             os.close(descriptor)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -10,6 +11,7 @@ from typing import Final
 from rollbridge.demo.jobs import JobCounts
 from rollbridge.demo.ledger import KindSummary, WebSocketSummary
 
+WIDTH: Final = 79
 MAX_FAILURES_SHOWN: Final = 10
 HEADINGS: Final = ("traffic", "requests", "failed", "cut*", "p50", "p99", "longest gap")
 WIDTHS: Final = (19, 9, 7, 5, 9, 9, 12)
@@ -71,7 +73,10 @@ def show_footnote() -> str:
 def show_verdict(report: Report) -> str:
     if not report.problems:
         return f"Nothing failed, in {report.seconds:.1f} s."
-    lines = [f"FAILED: {problem}" for problem in report.problems[:MAX_FAILURES_SHOWN]]
+    lines = [
+        textwrap.fill(f"FAILED: {problem}", WIDTH, subsequent_indent="  ")
+        for problem in report.problems[:MAX_FAILURES_SHOWN]
+    ]
     if len(report.problems) > MAX_FAILURES_SHOWN:
         lines.append(f"FAILED: and {len(report.problems) - MAX_FAILURES_SHOWN} more")
     return "\n".join(lines)

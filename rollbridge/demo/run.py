@@ -17,7 +17,7 @@ from typing import Final, TextIO
 
 from rollbridge.demo.product import CommandFailed, Product, read_log_tail
 from rollbridge.demo.report import Report, to_json, to_text
-from rollbridge.demo.screen import Screen, has_status_line
+from rollbridge.demo.screen import Screen, terminal_width
 from rollbridge.demo.stage import StageFailed, make_directory, set_up
 from rollbridge.demo.story import StepFailed, Story
 
@@ -48,7 +48,7 @@ class Demo:
         self._output = output
         self._screen = Screen(
             errors,
-            is_live=has_status_line(errors, options.environ),
+            width=terminal_width(errors, options.environ),
             clock=time.monotonic,
             on_closed=lambda: self._interrupt(signal.SIGPIPE),
         )
@@ -141,7 +141,7 @@ class Demo:
             result, text = {"status": "error", "problems": [*problems, *left]}, "\n".join([*problems, *left])
         else:
             report = dataclasses.replace(report, problems=(*report.problems, *left))
-            result, text = to_json(report), to_text(report)
+            result, text = to_json(report), "\n" + to_text(report)
         self._output.write((json.dumps(result) if self._options.is_json else text) + "\n")
         self._output.flush()
         return 1 if report is None or report.problems else 0

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Callable, Mapping
 from typing import Final, TextIO
 
-WIDTH: Final = 79
+WIDTHS: Final = (40, 120)  # of the lines on a terminal: wide enough to print at all, narrow enough to read
+USUAL_WIDTH: Final = 80  # of a terminal that does not know its own
 ERASE_LINE: Final = "\r\x1b[K"
 
 
 class Screen:
     """Writes to ``stream``. Text is ASCII, so that no locale can refuse it.
 
-    When nobody reads any more (a closed pipe, a terminal that is gone), ``on_closed`` is called once.
+    ``width`` is that of the terminal, which also gets a status line; None: not a terminal, lines stay as long as they
+    are. When nobody reads any more (a closed pipe, a terminal that is gone), ``on_closed`` is called once.
     """
 
     def __init__(
-        self, stream: TextIO, *, is_live: bool, clock: Callable[[], float], on_closed: Callable[[], None]
+        self, stream: TextIO, *, width: int | None, clock: Callable[[], float], on_closed: Callable[[], None]
     ) -> None:
         self._stream = stream
-        self._is_live = is_live
+        self._width = None if width is None else min(max(width - 1, WIDTHS[0]), WIDTHS[1])
         self._clock = clock
         self._started_at = clock()
         self._status = ""
@@ -37,24 +40,28 @@ class Screen:
 
     def step(self, text: str) -> None:
         """One line with the time, wrapped where it is longer than the screen."""
-        self._lines(textwrap.wrap(text, WIDTH - 8) or [""], f"{self.seconds:6.1f}s ", " " * 8)
+        self._lines(self._wrap(text, 8), f"{self.seconds:6.1f}s ", " " * 8)
 
     def detail(self, text: str) -> None:
         """A line of another program, told apart by a bar, its control characters taken out."""
         printable = "".join(char if char.isprintable() else "?" for char in text.expandtabs())
-        pieces = textwrap.wrap(printable, WIDTH - 10, break_on_hyphens=False) or [""]
-        self._lines(pieces, " " * 8 + "| ", " " * 8 + "| ")
+        self._lines(self._wrap(printable, 10), " " * 8 + "| ", " " * 8 + "| ")
 
     def status(self, text: str) -> None:
         """Replace the status line; does nothing where there is none."""
-        if self._is_live:
-            self._status = f"{self.seconds:6.1f}s {text}"[:WIDTH]
+        if self._width is not None:
+            self._status = f"{self.seconds:6.1f}s {text}"[: self._width]
             self._write(ERASE_LINE + self._status)
 
     def close(self) -> None:
         if self._status:
             self._status = ""
             self._write(ERASE_LINE)
+
+    def _wrap(self, text: str, indent: int) -> list[str]:
+        if self._width is None:
+            return [text]
+        return textwrap.wrap(text, self._width - indent, break_on_hyphens=False) or [""]
 
     def _lines(self, pieces: list[str], first: str, following: str) -> None:
         lines = [(first if index == 0 else following) + piece for index, piece in enumerate(pieces)]
@@ -72,9 +79,11 @@ class Screen:
             self._on_closed()
 
 
-def has_status_line(stream: TextIO, environ: Mapping[str, str]) -> bool:
-    """Whether ``stream`` is a terminal that can erase a line."""
-    return stream.isatty() and environ.get("TERM", "dumb") != "dumb"
+def terminal_width(stream: TextIO, environ: Mapping[str, str]) -> int | None:
+    """How wide the terminal ``stream`` is; None when it is none, or one that cannot erase a line."""
+    if not stream.isatty() or environ.get("TERM", "dumb") == "dumb":
+        return None
+    return os.get_terminal_size(stream.fileno()).columns or USUAL_WIDTH
 
 
 def show_mix(releases: Mapping[str, int]) -> str:

@@ -82,7 +82,8 @@ class Story:
             jobs=jobs,
             recovery_seconds=self._recovery_seconds,
             seconds=self._screen.seconds,
-            problems=(*problems, *failures, *find_job_problems(jobs)),
+            # When a step failed, the jobs had no time to be done, and that is not a second failure.
+            problems=(*problems, *failures, *([] if problems else find_job_problems(jobs))),
         )
 
     async def _deploy(self, release_id: str, *options: str) -> None:
@@ -141,7 +142,10 @@ class Story:
         killed_at = time.monotonic()
         # Nothing is sent in between, for this does not yield to the clients: what
         # was sent before the kill was sent to a living process, the rest to none.
-        self._product.kill(process["pid"])
+        if not self._product.kill(process["pid"]):
+            raise StepFailed(
+                f"pid {process['pid']}, which `status` calls the web process, is none that could be killed."
+            )
         kill = self._ledger.kill = Kill(process["pid"], killed_at, time.monotonic())
         self._screen.step(f"kill -9 {process['pid']}: the web process is dead, requests wait")
         while self._traffic.newest.server_pid in (None, kill.pid):

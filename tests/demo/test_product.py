@@ -113,7 +113,7 @@ def test_everything_that_was_started_is_killed_and_nothing_else(product: Product
         asyncio.run(run())
         assert len(product.kill_processes()) == 1
         assert product.processes() == {}
-        product.kill(stranger.pid)
+        assert not product.kill(stranger.pid)
         assert stranger.poll() is None
     finally:
         stranger.kill()
@@ -123,7 +123,7 @@ def test_everything_that_was_started_is_killed_and_nothing_else(product: Product
 def test_killing_what_is_gone_is_no_error(product: Product) -> None:
     child = subprocess.Popen(["true"])
     child.wait()
-    product.kill(child.pid)
+    assert not product.kill(child.pid)
 
 
 def test_log_tail_is_the_end_and_empty_without_a_log(tmp_path: Path) -> None:

@@ -21,7 +21,9 @@ REPORT = Report(
 
 
 def test_table_fits_80_columns() -> None:
-    assert max(len(line) for line in to_text(REPORT).splitlines()) <= 80
+    failed = dataclasses.replace(REPORT, problems=("a long story " * 20,))
+    for report in (REPORT, failed):
+        assert max(len(line) for line in to_text(report).splitlines()) <= 80
 
 
 def test_table_is_ascii() -> None:
