@@ -133,8 +133,9 @@ class Worker:
                 self._acceptor.settings_changed(message)
             case Route():
                 self.dispatcher.apply(message)
+                # Counts first: whoever has the acknowledgement knows what is still in flight on the old release.
+                link.send(self._counts())
                 link.send(Ack(message.generation))
-                self._publish_counts()
                 self._acceptor.open()
             case Shutdown():
                 self._drain(message.drain_seconds)

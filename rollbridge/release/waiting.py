@@ -17,6 +17,7 @@ from rollbridge.release.release import Release
 from rollbridge.release.steps import ProgressReport, Step
 
 _SHOWN_LINES = 20
+_QUIET_SECONDS = 1.0
 
 
 async def wait_until_release_is_healthy(
@@ -79,12 +80,14 @@ async def _healthy(
     host, port = config.proxy.upstream_host, process.spec.port
     assert port is not None
     name = process.spec.instance_id
-    reported = ""
+    reported, began = "", report.seconds
 
     def heard(answer: ProbeAnswer) -> None:
         nonlocal reported
         last_answers[name] = answer
-        if not answer.is_healthy and answer.reason != reported:
+        # An app that still boots refuses connections for a moment; that is no news.
+        is_news = report.seconds - began >= _QUIET_SECONDS and answer.reason != reported
+        if not answer.is_healthy and is_news:
             reported = answer.reason
             report.tell(Step.HEALTH, f"{name} is not healthy yet: {answer.reason}", name)
 
