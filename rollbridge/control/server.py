@@ -51,7 +51,7 @@ Handler = Callable[[dict[str, object], Progress, Peer], Awaitable[dict[str, obje
 _ACCEPT_BATCH: Final = 16
 _SWEEP_SECONDS: Final = 1.0
 _OUT_OF_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-_ACCEPT_PAUSE_SECONDS: Final = 0.1
+_ACCEPT_PAUSE_SECONDS: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
