@@ -17,7 +17,7 @@ from typing import Final, TextIO
 
 from rollbridge.demo.product import CommandFailed, Product, read_log_tail
 from rollbridge.demo.report import Report, to_json, to_text
-from rollbridge.demo.screen import Screen, terminal_width
+from rollbridge.demo.screen import Screen, silence, terminal_width
 from rollbridge.demo.stage import StageFailed, make_directory, set_up
 from rollbridge.demo.story import StepFailed, Story
 
@@ -142,6 +142,10 @@ class Demo:
         else:
             report = dataclasses.replace(report, problems=(*report.problems, *left))
             result, text = to_json(report), "\n" + to_text(report)
-        self._output.write((json.dumps(result) if self._options.is_json else text) + "\n")
-        self._output.flush()
+        try:
+            self._output.write((json.dumps(result) if self._options.is_json else text) + "\n")
+            self._output.flush()
+        except BrokenPipeError:
+            silence(self._output)
+            return 128 + signal.SIGPIPE
         return 1 if report is None or report.problems else 0

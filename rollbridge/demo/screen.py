@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import textwrap
 from collections.abc import Callable, Mapping
@@ -76,7 +77,14 @@ class Screen:
             self._stream.flush()
         except (OSError, ValueError):
             self._is_closed = True
+            silence(self._stream)
             self._on_closed()
+
+
+def silence(stream: TextIO) -> None:
+    """Lead a stream that nobody reads to nowhere, so that flushing what it still holds is no error at exit either."""
+    with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def terminal_width(stream: TextIO, environ: Mapping[str, str]) -> int | None:
