@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from rollbridge import __version__
 from rollbridge.cli.errors import DONE, FAILED, CliError, UsageError
 from rollbridge.cli.output import ReaderGone, print_line, print_note, tolerate_any_text
 from rollbridge.cli.parser import CommandParser, new_parser, overview
@@ -47,6 +48,9 @@ def _run(arguments: Sequence[str], commands: Mapping[str, Command]) -> int:
     if name is None:
         if "-h" in arguments or "--help" in arguments:
             print_line(overview({name: command.summary for name, command in commands.items()}))
+            return DONE
+        if "--version" in arguments:
+            print_line(f"rollbridge {__version__}")
             return DONE
         _check_options(arguments, new_parser()[0], "rollbridge")
         raise UsageError("no command given. `rollbridge --help` lists them.")

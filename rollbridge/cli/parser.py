@@ -76,6 +76,8 @@ def new_parser() -> tuple[CommandParser, Subparsers[CommandParser]]:
     parser = CommandParser(prog="rollbridge", formatter_class=HelpFormatter, allow_abbrev=False, add_help=False)
     parser.set_defaults(config=DEFAULT_CONFIG, json=False)
     _add_shared_options(parser)
+    for option in ("--version", "--help"):  # answered before anything is parsed, known here for their near misses
+        parser.add_argument(option, action="store_true", default=argparse.SUPPRESS)
     subparsers = parser.add_subparsers(dest="command", required=True, parser_class=CommandParser)
     return parser, subparsers
 

@@ -19,13 +19,13 @@ _ERASE_LINE: Final = "\r\x1b[K"
 def progress_line(report: Report, seconds: float) -> str:
     """Return ``report`` (design, section 5: ``phase``, ``message``) as one line, ``seconds`` since the start."""
     message = visible(" ".join(str(report.get("message", "")).split()))
-    return f"{seconds:6.1f}s  {visible(str(report.get('phase', ''))):<10}  {message}"
+    return f"{seconds:7.2f}s  {visible(str(report.get('phase', ''))):<10}  {message}"
 
 
 def output_lines(report: Report) -> list[str]:
     """Return the last output of a process, indented below its report."""
     lines = report.get("lines")
-    return [f"{'':9}| {visible(str(line))}" for line in lines] if isinstance(lines, list) else []
+    return [f"{'':10}| {visible(str(line))}" for line in lines] if isinstance(lines, list) else []
 
 
 def seconds_of(report: Report) -> float:
