@@ -13,7 +13,7 @@ from typing import Any
 from rollbridge.process.clock import Clock
 from rollbridge.process.exits import name_signal
 from rollbridge.process.hooks import Hooks
-from rollbridge.process.identity import ProcessIdentity
+from rollbridge.process.identity import ProcessIdentity, read_ticks_now
 from rollbridge.process.reaper import Child, HookResult, Reaper
 from rollbridge.process.stopping import (
     HOOK_LINGER_SECONDS,
@@ -24,6 +24,7 @@ from rollbridge.process.stopping import (
     first_step,
     grace_deadline,
     hook_timeout,
+    must_be_asked,
     next_step,
     sweep_deadline,
 )
@@ -56,6 +57,7 @@ class Ending:
     asked: dict[int, int] = field(default_factory=dict)
     _known: dict[int, int] = field(default_factory=dict)
     _asked_at: float | None = None
+    _asked_ticks: int | None = None  # the same in the unit of start times
     _hook_session: int | None = None
     _override: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -101,6 +103,7 @@ class Ending:
 
     async def _ask(self) -> StopEvent:
         self._asked_at = self.clock.monotonic()
+        self._asked_ticks = read_ticks_now()
         if self.plan.stop_command is None:
             self._signal_group(self.plan.stop_signal)
             return StopEvent.PASSED
@@ -150,8 +153,8 @@ class Ending:
     async def _sweep(self) -> StopEvent:
         """Ask those who were not asked yet, then wait until nobody is left or the time is up."""
         poll = FIRST_POLL_SECONDS
-        now = self.clock.monotonic()
-        asked_at = now if self._asked_at is None else self._asked_at
+        asked_at = self._asked_at = self._asked_at or self.clock.monotonic()
+        self._asked_ticks = self._asked_ticks or read_ticks_now()
         strays_since: float | None = None
         was_reported = False
         while True:
@@ -159,7 +162,7 @@ class Ending:
             if not members:
                 return StopEvent.CLEARED
             now = self.clock.monotonic()
-            unasked = [row for row in members if self.asked.get(row.pid) != row.start_ticks]
+            unasked = self._who_must_be_asked(members)
             if unasked and not was_reported:
                 was_reported = True  # named before they are signalled: most are gone a moment later
                 self.report(
@@ -216,6 +219,19 @@ class Ending:
         members = self.reaper.members(self.instance, table, known=self._known, hook_session=self._hook_session)
         self._known = {row.pid: row.start_ticks for row in members}
         return members
+
+    def _who_must_be_asked(self, members: list[ProcessRow]) -> list[ProcessRow]:
+        assert self._asked_ticks is not None
+        pids = {row.pid for row in members}
+        return [
+            row
+            for row in members
+            if must_be_asked(
+                is_asked=self.asked.get(row.pid) == row.start_ticks,
+                was_there_before_the_request=row.start_ticks < self._asked_ticks,
+                is_orphan=row.parent not in pids,
+            )
+        ]
 
     def _identity(self, row: ProcessRow) -> ProcessIdentity:
         return ProcessIdentity(row.pid, row.start_ticks, self.instance.leader.boot_id)

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,11 @@ def read_start_ticks(pid: int) -> int | None:
     """Start time of ``pid`` in clock ticks since boot; None when no such process exists."""
     fields = read_stat_fields(pid)
     return int(fields[19]) if fields else None
+
+
+def read_ticks_now() -> int:
+    """The present moment in the unit and on the clock of start times."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
 
 
 def read_identity(pid: int) -> ProcessIdentity | None:

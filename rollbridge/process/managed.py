@@ -374,6 +374,7 @@ class ManagedProcess:
             ending.override()
         try:
             await ending.run()
+            await self._output.drain()  # survivors may have written after the leader's end
             run.is_over = True
         finally:
             self._endings.remove(ending)

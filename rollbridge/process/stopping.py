@@ -139,3 +139,12 @@ def sweep_deadline(plan: StopPlan, asked_at: float, *, has_session_member: bool,
     if plan.graceful_seconds is not None:
         return asked_at + plan.graceful_seconds
     return None if has_session_member else strays_since + STRAY_TIMEOUT_SECONDS
+
+
+def must_be_asked(*, is_asked: bool, was_there_before_the_request: bool, is_orphan: bool) -> bool:
+    """Whether a survivor is sent the stop signal.
+
+    Not twice, since for some programs the second means "at once". Not what a member started after it was asked: that is
+    part of its graceful end. But once such a helper is nobody's any more, there is nothing left for it to help.
+    """
+    return not is_asked and (was_there_before_the_request or is_orphan)

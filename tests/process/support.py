@@ -157,3 +157,8 @@ async def read_pid(path: Path) -> int:
     """The pid a process writes to ``path`` as its first act."""
     await until(lambda: path.exists() and path.read_text().strip().isdecimal(), f"{path} holds a pid")
     return int(path.read_text())
+
+
+def count_entries(directory: str) -> int:
+    """How many descriptors (/proc/self/fd) or threads (/proc/self/task) there are."""
+    return len(list(Path(directory).iterdir()))

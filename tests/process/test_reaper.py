@@ -15,7 +15,7 @@ from rollbridge.process.exits import ExitStatus
 from rollbridge.process.identity import read_identity
 from rollbridge.process.reaper import Child
 from rollbridge.process.table import scan_processes
-from tests.process.support import Bench, bench, is_known_to_kernel, python, run_async, until
+from tests.process.support import Bench, bench, count_entries, is_known_to_kernel, python, run_async, until
 
 
 def spawn(made: Bench, *argv: str) -> Child:
@@ -193,9 +193,9 @@ def test_hook_results_name_what_went_wrong() -> None:
 def test_many_descriptors_stay_the_same() -> None:
     async def work() -> None:
         async with bench() as made:
-            before = len(os.listdir("/proc/self/fd"))
+            before = count_entries("/proc/self/fd")
             for _ in range(50):
                 await spawn(made, "true").exit
-            assert len(os.listdir("/proc/self/fd")) == before
+            assert count_entries("/proc/self/fd") == before
 
     run_async(work())

@@ -17,7 +17,8 @@ from rollbridge.process.restart import (
 
 def crash_at(config: RestartConfig, times: list[float], delay: float = 1.0) -> list[float | None]:
     """Delays for crashes at ``times``; None where it gave up."""
-    history, delays = RestartHistory(), []
+    history = RestartHistory()
+    delays: list[float | None] = []
     for now in times:
         decision = decide_restart(config, delay, history, now)
         if isinstance(decision, GiveUp):

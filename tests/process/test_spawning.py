@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from rollbridge.process.spawning import StartFailed, explain_failure, spawn
+from tests.process.support import count_entries
 
 ENV = {"PATH": "/usr/bin:/bin"}
 
@@ -80,7 +81,7 @@ def test_nul_byte_is_named() -> None:
 
 
 def test_no_descriptors_left() -> None:
-    used = len(os.listdir("/proc/self/fd"))
+    used = count_entries("/proc/self/fd")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     null = os.open(os.devnull, os.O_RDWR)
     resource.setrlimit(resource.RLIMIT_NOFILE, (used, hard))
@@ -94,7 +95,11 @@ def test_no_descriptors_left() -> None:
 
 @pytest.mark.parametrize(
     ("number", "words"),
-    [(errno.EAGAIN, "no more processes may be created"), (errno.ENOMEM, "out of memory"), (errno.ENFILE, "descriptors")],
+    [
+        (errno.EAGAIN, "no more processes may be created"),
+        (errno.ENOMEM, "out of memory"),
+        (errno.ENFILE, "descriptors"),
+    ],
 )
 def test_what_the_machine_lacks_is_named(number: int, words: str) -> None:
     assert words in explain_failure(OSError(number, os.strerror(number)), ["true"], "/", ENV)

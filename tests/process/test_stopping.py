@@ -17,6 +17,7 @@ from rollbridge.process.stopping import (
     first_step,
     grace_deadline,
     hook_timeout,
+    must_be_asked,
     next_step,
     sweep_deadline,
 )
@@ -103,3 +104,10 @@ def test_indefinite_protects_the_session_but_not_strays() -> None:
     assert sweep_deadline(ENDLESS, 100.0, has_session_member=True, strays_since=100.0) is None
     assert sweep_deadline(ENDLESS, 100.0, has_session_member=False, strays_since=200.0) == 200 + STRAY_TIMEOUT_SECONDS
     assert sweep_deadline(PLAIN, 100.0, has_session_member=False, strays_since=200.0) == 110.0
+
+
+def test_survivors_are_asked_once_and_their_helpers_only_when_orphaned() -> None:
+    assert must_be_asked(is_asked=False, was_there_before_the_request=True, is_orphan=False)
+    assert not must_be_asked(is_asked=True, was_there_before_the_request=True, is_orphan=True)
+    assert not must_be_asked(is_asked=False, was_there_before_the_request=False, is_orphan=False)
+    assert must_be_asked(is_asked=False, was_there_before_the_request=False, is_orphan=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from rollbridge.process.identity import ProcessIdentity
 from rollbridge.process.table import ProcessRow, ProcessTable
@@ -28,11 +29,19 @@ class P:
 BASE = [P(1, 0, 1, start=1), P(2, 1, 2, start=5), P(DAEMON, 2, 2, start=900), P(LEADER, DAEMON, LEADER, "token", 1000)]
 
 
-def members(*others: P, instance: Instance = OURS, without: set[int] = frozenset(), **options: object) -> set[int]:  # type: ignore[assignment]
-    everyone = [one for one in BASE if one.pid not in without] + list(others)
-    rows = {one.pid: ProcessRow(one.pid, one.parent, one.group or one.session, one.session, one.start, 0, False) for one in everyone}
-    table = ProcessTable(rows, "boot", marks={one.pid: one.mark for one in everyone})
-    return {row.pid for row in find_members(table, instance, daemon_pid=DAEMON, **options)}  # type: ignore[arg-type]
+def make_table(*everyone: P) -> ProcessTable:
+    rows = {
+        one.pid: ProcessRow(one.pid, one.parent, one.group or one.session, one.session, one.start, 0, False)
+        for one in everyone
+    }
+    return ProcessTable(rows, "boot", marks={one.pid: one.mark for one in everyone})
+
+
+def members(
+    *others: P, instance: Instance = OURS, daemon_pid: int = DAEMON, without: int | None = None, **options: Any
+) -> set[int]:
+    table = make_table(*(one for one in BASE if one.pid != without), *others)
+    return {row.pid for row in find_members(table, instance, daemon_pid=daemon_pid, **options)}
 
 
 def test_session_group_and_descendants_belong() -> None:
@@ -54,24 +63,18 @@ def test_mark_of_another_instance_or_of_none_is_not_ours() -> None:
 
 def test_daemon_its_ancestors_and_protected_workers_never_belong() -> None:
     # A daemon started from inside a managed process carries the mark, and so do its workers.
-    table = [P(200, DAEMON, 200, "token")]
-    assert members(*table, protected={200}) == {100}
-    inside = [P(150, 100, 100), P(160, 150, 160, "token")]
-    rows = {
-        one.pid: ProcessRow(one.pid, one.parent, one.session, one.session, one.start, 0, False) for one in [*BASE, *inside]
-    }
-    found = find_members(ProcessTable(rows, "boot", marks=dict.fromkeys(rows, "token")), OURS, daemon_pid=160)
-    assert {row.pid for row in found} == set()
+    assert members(P(200, DAEMON, 200, "token"), protected={200}) == {100}
+    assert members(P(150, 100, 100), P(160, 150, 160, "token"), daemon_pid=160) == set()
 
 
 def test_pid_that_is_somebody_elses_now_takes_its_session_with_it() -> None:
     stranger = P(LEADER, 2, LEADER, start=5000)
-    assert members(stranger, P(101, LEADER, LEADER, start=5001), without={LEADER}) == set()
+    assert members(stranger, P(101, LEADER, LEADER, start=5001), without=LEADER) == set()
 
 
 def test_session_of_a_dead_leader_counts_only_for_its_own_orphans() -> None:
     orphan, stranger, marked = P(101, DAEMON, LEADER), P(102, 2, LEADER), P(103, 2, LEADER, "token")
-    assert members(orphan, stranger, marked, without={LEADER}) == {101, 103}
+    assert members(orphan, stranger, marked, without=LEADER) == {101, 103}
 
 
 def test_older_than_the_leader_is_never_a_member() -> None:
