@@ -148,9 +148,9 @@ def parse_request_head(data: bytes) -> RequestHead:
 def _understand(data: bytes, match: re.Match[bytes]) -> RequestHead:
     method, target, minor = match.group(1, 2, 3)
     start, end = match.span(4)
-    fields = split_fields(data, start, end)
-    if len(fields) > MAX_FIELDS:
+    if end - start > MAX_FIELDS and data.count(b"\n", start, end) > MAX_FIELDS:
         raise BadRequest(f"the request has more than {MAX_FIELDS} header fields", 431)
+    fields = split_fields(data, start, end)
     is_http11 = minor == b"1"
     is_suspicious = data.find(b"_", start, end) >= 0
     special = _SPECIAL

@@ -69,9 +69,10 @@ def find_response_head(data: bytes, scanned: int, limit_bytes: int) -> tuple[Res
 
 def _understand(data: bytes, match: re.Match[bytes]) -> ResponseHead:
     minor, status_line, status = match.group(1, 2, 3)
-    fields = split_fields(data, *match.span(4))
-    if len(fields) > MAX_FIELDS:
+    start, end = match.span(4)
+    if end - start > MAX_FIELDS and data.count(b"\n", start, end) > MAX_FIELDS:
         raise BadResponse(f"it has more than {MAX_FIELDS} header fields")
+    fields = split_fields(data, start, end)
     is_http11 = minor == b"1"
     special = _SPECIAL
     kept: list[Field] = []

@@ -1,0 +1,22 @@
+"""A fault that repeats is said once in a while, with how often it was not said."""
+
+from __future__ import annotations
+
+from rollbridge.proxy.messages import Report
+from rollbridge.proxy.reports import MAX_REMEMBERED, REPEAT_SECONDS, ReportThrottle
+
+
+def test_repetitions_are_counted_and_said_later() -> None:
+    throttle = ReportThrottle()
+    assert throttle.pass_on("down", {"port": 1}, 0.0) == Report("down", {"port": 1})
+    assert throttle.pass_on("down", {"port": 1}, 1.0) is None
+    assert throttle.pass_on("down", {"port": 2}, 1.0) == Report("down", {"port": 2})
+    assert throttle.pass_on("down", {"port": 1}, 2.0) is None
+    assert throttle.pass_on("down", {"port": 1}, REPEAT_SECONDS) == Report("down", {"port": 1, "repeated": 2})
+
+
+def test_memory_of_what_was_said_is_bounded() -> None:
+    throttle = ReportThrottle()
+    for number in range(MAX_REMEMBERED * 3):
+        assert throttle.pass_on("x", {"n": number}, 0.0) is not None
+    assert len(throttle._last) <= MAX_REMEMBERED
