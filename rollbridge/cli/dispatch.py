@@ -44,18 +44,23 @@ def run_command(arguments: Sequence[str], commands: Mapping[str, Command]) -> in
 def _run(arguments: Sequence[str], commands: Mapping[str, Command]) -> int:
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
+    if "--version" in arguments:
+        print_line(f"rollbridge {__version__}")
+        return DONE
     name = command_name(arguments)
+    # Wherever it stands: `rollbridge --help shutdown` asks, and must not shut down.
+    is_asking = "-h" in arguments or "--help" in arguments
     if name is None:
-        if "-h" in arguments or "--help" in arguments:
+        if is_asking:
             print_line(overview({name: command.summary for name, command in commands.items()}))
-            return DONE
-        if "--version" in arguments:
-            print_line(f"rollbridge {__version__}")
             return DONE
         _check_options(arguments, new_parser()[0], "rollbridge")
         raise UsageError("no command given. `rollbridge --help` lists them.")
     if name not in commands:
         raise UsageError(f"there is no command {name!r}{_did_you_mean(name, commands)} `rollbridge --help` lists them.")
+    if is_asking:
+        print_line(parser_for(name, commands)[1].format_help().rstrip("\n"))
+        return DONE
     args = parse(arguments, name, commands)
     run: Callable[[argparse.Namespace], int] = args.run
     return run(args)

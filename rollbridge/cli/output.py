@@ -42,9 +42,16 @@ def print_line(text: str) -> None:
 
 def print_note(text: str) -> None:
     """Write a sentence of progress, or an error, to stderr."""
-    # A stderr that is gone must not end a deploy half-way, and there is nowhere left to complain.
-    with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+    write_note(sys.stderr, f"{text}\n")
+
+
+def write_note(stream: TextIO, text: str) -> None:
+    """Write ``text`` to ``stream``, now; a stream that is gone must not end a deploy half-way."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError:
+        _discard(stream)  # there is nowhere left to complain
 
 
 def tolerate_any_text() -> None:
@@ -60,3 +67,4 @@ def _discard(stream: TextIO) -> None:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
         os.close(null)
+        stream.flush()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TextIO
 
 from rollbridge.cli.failures import visible
+from rollbridge.cli.output import write_note
 
 Report = Mapping[str, Any]
 
@@ -41,7 +41,7 @@ class PlainProgress:
         self._stream = stream
 
     def show(self, report: Report) -> None:
-        _write(self._stream, "".join(f"{line}\n" for line in _lines_of(report)))
+        write_note(self._stream, "".join(f"{line}\n" for line in _lines_of(report)))
 
     def tick(self) -> None:
         """Nothing moves here."""
@@ -78,7 +78,7 @@ class LiveProgress:
         line = progress_line(self._current, self._clock() - self._current_began)
         # A line that reached the last column would wrap, and could not be erased any more.
         cut = line[: max(self._columns(), NARROWEST_COLUMNS) - 1]
-        _write(self._stream, f"{_ERASE_LINE}{cut}")
+        write_note(self._stream, f"{_ERASE_LINE}{cut}")
 
     def close(self) -> None:
         """Keep the last line; what is written next begins on a line of its own."""
@@ -86,7 +86,7 @@ class LiveProgress:
 
     def _keep(self) -> None:
         if self._current is not None:
-            _write(self._stream, _ERASE_LINE + "".join(f"{line}\n" for line in _lines_of(self._current)))
+            write_note(self._stream, _ERASE_LINE + "".join(f"{line}\n" for line in _lines_of(self._current)))
             self._current = None
 
 
@@ -110,10 +110,3 @@ def _columns_of(stream: TextIO) -> int:
         return os.get_terminal_size(stream.fileno()).columns or 80
     except OSError:
         return 80
-
-
-def _write(stream: TextIO, text: str) -> None:
-    # A terminal that went away must not end the deploy's client: its answer still has somewhere to go.
-    with contextlib.suppress(OSError):
-        stream.write(text)
-        stream.flush()

@@ -52,10 +52,14 @@ def test_the_version_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_help_is_a_word_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert said(capsys, "help") == said(capsys, "--help") == said(capsys, "-h")
-    with pytest.raises(SystemExit) as ended:
-        main(["help", "deploy"])
-    assert ended.value.code == 0
-    assert "--release-path" in capsys.readouterr().out
+    code, out, _ = said(capsys, "help", "deploy")
+    assert code == 0 and "--release-path" in out
+
+
+@pytest.mark.parametrize("line", ["--help shutdown", "shutdown -h", "-c x --help shutdown", "--version shutdown"])
+def test_asking_about_a_command_never_runs_it(capsys: pytest.CaptureFixture[str], line: str) -> None:
+    code, out, err = said(capsys, *line.split())
+    assert code == 0 and out and not err
 
 
 @pytest.mark.parametrize(
@@ -191,6 +195,13 @@ def test_a_reader_that_has_had_enough_is_not_an_error(config: Path) -> None:
     shell = f"{sys.executable} -m rollbridge config -c {config} | true; echo ${{PIPESTATUS[0]}}"
     ended = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
     assert ended.stdout == "0\n" and ended.stderr == ""
+
+
+def test_a_stderr_that_is_gone_changes_no_exit_code(config: Path) -> None:
+    for command, code in (("status", 3), ("validate", 0)):
+        shell = f"{sys.executable} -m rollbridge {command} -c {config} 2>&1 >/dev/null | true; echo ${{PIPESTATUS[0]}}"
+        ended = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
+        assert ended.stdout == f"{code}\n"
 
 
 def test_a_locale_without_the_character_shows_it_escaped(config: Path, tmp_path: Path) -> None:
