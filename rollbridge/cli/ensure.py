@@ -225,6 +225,8 @@ def _detached(command: list[str], log: int) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=log,
             cwd="/",  # keeps no directory busy, and no release alive
+            # Started from inside a managed process, it belongs to none: it is not to end with that one.
+            env={**os.environ, "ROLLBRIDGE_INSTANCE": "detached"},
             start_new_session=True,
         )
     except OSError as error:
