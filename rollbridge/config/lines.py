@@ -72,6 +72,7 @@ class _Walk:
         self.position += brackets
         section: Path = ()
         for part in outer:
+            self._note((*section, part), line)
             section = self._in_last((*section, part))
         section = (*section, last)
         self._note(section, line)
@@ -162,5 +163,8 @@ def _key_text(raw: str) -> str:
         return raw
     if "\\" not in raw:
         return raw[1:-1]
-    text: str = tomllib.loads(f"key = {raw}")["key"]
+    try:
+        text: str = tomllib.loads(f"key = {raw}")["key"]
+    except tomllib.TOMLDecodeError as error:
+        raise _NotUnderstood from error
     return text

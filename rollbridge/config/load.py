@@ -69,8 +69,8 @@ def _without_other_sections(text: str, broken_line: int) -> str | None:
         header = _SECTION.match(line)
         if header:
             section = header.group(1)
-        elif line.lstrip().startswith("[") and number == broken_line:
-            return None  # a header that cannot be read may have been [control]
+        elif line.lstrip().startswith("["):
+            return None  # a header that cannot be read may be [control]
         if number == broken_line:
             broken_section = section
         # Left out, not cut out: the lines of what remains keep their numbers.

@@ -17,9 +17,14 @@ def show_text(text: str, limit: int = SHOWN_CHARACTERS) -> str:
 
 
 def escape(text: str, limit: int) -> str:
-    cut = text[:limit]
-    shown = "".join(_shown_character(character) for character in cut)
-    return shown + ("…" if len(text) > limit else "")
+    """Return ``text`` with its control characters escaped, cut after ``limit`` characters as shown."""
+    shown = ""
+    for character in text[: limit + 1]:
+        one = _shown_character(character)
+        if len(shown) + len(one) > limit:
+            return shown + "…"
+        shown += one
+    return shown
 
 
 def _shown_character(character: str) -> str:

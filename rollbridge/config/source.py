@@ -29,9 +29,13 @@ _POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _SYNTAX_FIXES = (
     ("Invalid value", 'put text in double quotes: name = "text"; numbers, true, false, [...] and {...} stand bare'),
     ("Expected '='", 'write settings as: name = "value", and sections as: [section]'),
+    ("Expected ']", "close the name of the section: [section]"),
+    ('Expected "\'"', "close the string with the quote it was opened with"),
+    ("Found invalid character", "close the string on the line on which it was opened"),
     ("Expected newline", "put each setting on a line of its own"),
     ("Cannot overwrite a value", "keep one of the two: a setting can be given only once"),
     ("Duplicate inline table key", "keep one of the two: a setting can be given only once"),
+    ("Cannot redefine", "join the two sections: a section can be opened only once"),
     ("Cannot declare", "join the two sections: a section can be opened only once"),
     ("Cannot mutate", "join the settings into the one table; it cannot be extended from elsewhere"),
     ("Unterminated string", "close the string with the quote it was opened with"),

@@ -70,7 +70,7 @@ def test_text_fits_eighty_columns(
 
 def test_file_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", "-c", f"{tmp_path}/no.toml"]) == 1
-    assert "there is no such file" in capsys.readouterr().out
+    assert "there is no such file" in " ".join(capsys.readouterr().out.split())
 
 
 def test_effective_config_is_a_config_that_means_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
