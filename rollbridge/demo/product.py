@@ -86,8 +86,11 @@ class Product:
             raise CommandFailed(f"`{name}` did not end within {COMMAND_SECONDS:g} s") from None
         return CommandResult(exit_code, output, tuple(errors))
 
-    async def shut_down(self, hurry: asyncio.Event) -> None:
-        """Shut the daemon down, also one that a command just now starts; returns early when told to hurry."""
+    async def shut_down(self, hurry: asyncio.Event) -> bool:
+        """Shut the daemon down, also one that a command just now starts; returns early when told to hurry.
+
+        Whether the product did it: then everything that it started must be gone.
+        """
         deadline = time.monotonic() + COMMAND_SECONDS
         started_before = list(self._processes)
         while time.monotonic() < deadline and not hurry.is_set():
@@ -101,13 +104,18 @@ class Product:
             result = (await asyncio.gather(shutdown, return_exceptions=True))[0]
             is_gone = isinstance(result, CommandResult) and result.exit_code == NO_DAEMON
             if isinstance(result, CommandResult) and (result.exit_code == 0 or (is_gone and not may_start)):
-                return
+                await self.reap()  # a command that waited for the daemon ends with it
+                return True
             await asyncio.sleep(0.1)
+        return False
 
     async def reap(self) -> None:
-        """Wait for commands whose end nobody has seen, after ``kill_processes``."""
-        for process in self._processes:
-            await asyncio.wait_for(process.wait(), KILL_SECONDS)
+        """Wait for commands whose end nobody has seen; not for ever."""
+        waits = [asyncio.create_task(process.wait()) for process in self._processes]
+        if waits:
+            _, hanging = await asyncio.wait(waits, timeout=KILL_SECONDS)
+            for wait in hanging:
+                wait.cancel()
 
     def processes(self) -> dict[int, str]:
         """Everything alive that our commands started: pid and command line."""

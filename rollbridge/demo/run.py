@@ -117,7 +117,7 @@ class Demo:
     async def _leave_nothing_behind(self, product: Product, directory: Path, *, is_shut_down: bool) -> list[str]:
         """Stop what still runs and remove the directory; returns what went wrong with that."""
         if not is_shut_down:
-            await product.shut_down(self._hurry)
+            is_shut_down = await product.shut_down(self._hurry)
         killed = product.kill_processes()
         await product.reap()
         left = []
