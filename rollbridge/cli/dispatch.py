@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rollbridge import __version__
 from rollbridge.cli.errors import DONE, FAILED, CliError, UsageError
-from rollbridge.cli.output import ReaderGone, print_line, print_note, tolerate_any_text
+from rollbridge.cli.output import ReaderGone, prepare_streams, print_line, print_note
 from rollbridge.cli.parser import CommandParser, new_parser, overview
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def run_command(arguments: Sequence[str], commands: Mapping[str, Command]) -> in
     Whatever goes wrong is one sentence on stderr and, with ``--json``, an object on stdout; a traceback only for a
     defect, and only when it is asked for.
     """
-    tolerate_any_text()
+    prepare_streams()
     try:
         return _run(arguments, commands)
     except ReaderGone:

@@ -54,8 +54,13 @@ def write_note(stream: TextIO, text: str) -> None:
         _discard(stream)  # there is nowhere left to complain
 
 
-def tolerate_any_text() -> None:
-    """Make every text printable: what the locale cannot show comes out escaped."""
+def prepare_streams() -> None:
+    """Make stdout and stderr take everything: closed ones nowhere, what the locale cannot show as an escape."""
+    # Closed by the caller (`>&-`): without a stand-in the next file that is opened would get our messages.
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - open for as long as the process
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -204,6 +204,15 @@ def test_a_stderr_that_is_gone_changes_no_exit_code(config: Path) -> None:
         assert ended.stdout == f"{code}\n"
 
 
+def test_closed_streams_are_survived(config: Path) -> None:
+    for redirection in (">&-", "2>&-", "<&- >&- 2>&-"):
+        for command, code in (("status", 3), ("validate", 0), ("nonsense", 2)):
+            shell = f"{sys.executable} -m rollbridge {command} -c {config} {redirection}"
+            ended = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
+            assert ended.returncode == code, (redirection, ended.stderr)
+            assert "Traceback" not in ended.stderr
+
+
 def test_a_locale_without_the_character_shows_it_escaped(config: Path, tmp_path: Path) -> None:
     config.write_text(config.read_text().replace('"true"', '"printf \u00e9"'))
     for environ in ({"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}):
