@@ -10,7 +10,6 @@ import sys
 from rollbridge.cli.errors import CliError, UsageError
 from rollbridge.cli.output import print_result
 from rollbridge.cli.parser import CommandParser, Subparsers, add_command
-from rollbridge.cli.progress import progress_on
 from rollbridge.cli.session import absolute_path, client_of
 
 DAEMON = """\
@@ -85,6 +84,8 @@ def _check_bootstrap(args: argparse.Namespace) -> None:
 
 
 def run_shutdown(args: argparse.Namespace) -> int:
+    from rollbridge.cli.progress import progress_on
+
     progress = progress_on(sys.stderr, os.environ)
     with client_of(args) as client:
         client.request({"command": "ping"})

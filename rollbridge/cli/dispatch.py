@@ -15,7 +15,7 @@ from rollbridge.cli.output import ReaderGone, prepare_streams, print_line, print
 from rollbridge.cli.parser import CommandParser, new_parser, overview
 
 if TYPE_CHECKING:
-    from rollbridge.cli.main import Command
+    from rollbridge.cli.commands import Command
 
 
 def run_command(arguments: Sequence[str], commands: Mapping[str, Command]) -> int:

@@ -1,60 +1,30 @@
-"""The command line: finds the command's family, imports only that, runs it, and turns failures into exit codes.
-
-A family is a module of this package with ``add_parser(subparsers)``: it calls ``parser.add_command`` for each of its
-commands, with the function to run. Such a function takes the parsed arguments (``config``: path as given, ``json``:
-bool, and its own), prints its result with ``output.print_result``, returns 0 or another exit code of its own, and
-raises ``CliError`` when it cannot go on. A new command needs a line in ``COMMANDS`` and its family, nothing else.
-"""
+"""The command line's entry: imports nothing that the command at hand does without."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
 
 from rollbridge import __version__
 
-
-class Command(NamedTuple):
-    family: str  # module of this package that has the command
-    summary: str
-
-
-COMMANDS: Final[Mapping[str, Command]] = {
-    "daemon": Command("daemon", "run the supervisor in the foreground"),
-    "ensure-daemon": Command("ensure", "start a detached daemon if none answers"),
-    "deploy": Command("release", "start a release, switch the traffic to it, retire the old one"),
-    "rollback": Command("release", "switch back to a retained release"),
-    "status": Command("observe", "what is running"),
-    "events": Command("observe", "what happened"),
-    "logs": Command("observe", "what the processes printed"),
-    "stop": Command("release", "stop the active (or a named) release; the proxy answers 503"),
-    "restart": Command("release", "bounce processes other than the proxied one"),
-    "shutdown": Command("daemon", "stop everything, then the daemon"),
-    "validate": Command("configuration", "list every problem of the config file, with fixes"),
-    "config": Command("configuration", "print the effective config as TOML"),
-    "demo": Command("demo", "run the main job on an embedded app, under traffic"),
-}
+TYPE_CHECKING = False  # as in typing, whose import costs more than all that --version does
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (default: the process's) and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] == ["--version"]:
-        print(f"rollbridge {__version__}")
-        return 0
-    if arguments[:1] == ["_proxy-worker"]:
-        from rollbridge.proxy.worker import main as run_worker  # type: ignore[import-not-found,unused-ignore]
+    if arguments[:1] == ["_proxy-worker"]:  # run by the daemon only; not for people, so not listed
+        from rollbridge.proxy.worker import main as run_worker
 
-        return int(run_worker(arguments[1:]))
-    if arguments[:1] == ["_demo-app"]:
-        from rollbridge.demo.app import main as run_demo_app
-
-        return run_demo_app(arguments[1:])
-    if arguments[:1] == ["_demo-worker"]:
-        from rollbridge.demo.jobs import main as run_demo_worker
-
-        return run_demo_worker(arguments[1:])
+        return run_worker(arguments[1:])
+    if arguments == ["--version"] and sys.stdout is not None:
+        try:
+            print(f"rollbridge {__version__}", flush=True)
+            return 0
+        except OSError:
+            pass  # dispatch says it in a sentence
+    from rollbridge.cli.commands import COMMANDS
     from rollbridge.cli.dispatch import run_command
 
     return run_command(arguments, COMMANDS)

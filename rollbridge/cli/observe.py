@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
 
 from rollbridge.cli.errors import DONE
 from rollbridge.cli.output import print_line, print_note
 from rollbridge.cli.parser import CommandParser, Subparsers, add_command
-from rollbridge.cli.render import Document, render_event, render_log, render_status
 from rollbridge.cli.session import Request, ask, watch
 
 STATUS = """\
@@ -65,32 +63,35 @@ def run_status(args: argparse.Namespace) -> int:
     answer = ask(args, {"command": "status"})
     status = answer.get("result")
     document = status if isinstance(status, dict) else {}
-    print_line(json.dumps(document) if args.json else render_status(document, time.time()))
+    if args.json:
+        print_line(json.dumps(document))
+    else:
+        from rollbridge.cli.render import render_status  # here and below: not for --json, nor without a daemon
+
+        print_line(render_status(document, time.time()))
     return DONE
 
 
 def run_events(args: argparse.Namespace) -> int:
     request: Request = {"command": "events", "limit": args.limit}
-    return _print_all(args, request, "events", "event", render_event)
+    return _print_all(args, request, "events", "event")
 
 
 def run_logs(args: argparse.Namespace) -> int:
     request: Request = {"command": "logs", "lines": args.lines}
     if args.process is not None:
         request["process"] = args.process
-    return _print_all(args, request, "logs", "log", render_log)
+    return _print_all(args, request, "logs", "log")
 
 
-def _print_all(
-    args: argparse.Namespace, request: Request, many: str, one: str, render: Callable[[Document], str]
-) -> int:
+def _print_all(args: argparse.Namespace, request: Request, many: str, one: str) -> int:
     """Print what there is under ``many`` of the answer; with ``--follow`` what comes under ``one``, until the end."""
     if args.follow:
 
         def show(report: Request) -> None:
             item = report.get(one)
             if isinstance(item, dict):
-                print_line(json.dumps(item) if args.json else render(item))
+                print_line(json.dumps(item) if args.json else _rendered(one, item))
 
         try:
             watch(args, {**request, "follow": True}, show)
@@ -103,5 +104,11 @@ def _print_all(
     if args.json:
         print_line(json.dumps({many: items}))
     elif isinstance(items, list) and items:
-        print_line("\n".join(render(item) for item in items if isinstance(item, dict)))
+        print_line("\n".join(_rendered(one, item) for item in items if isinstance(item, dict)))
     return DONE
+
+
+def _rendered(kind: str, item: Request) -> str:
+    from rollbridge.cli.render import render_event, render_log
+
+    return render_event(item) if kind == "event" else render_log(item)

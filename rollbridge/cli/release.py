@@ -10,7 +10,6 @@ from rollbridge.cli.ensure import add_ensure_options, ensure_daemon
 from rollbridge.cli.errors import CliError
 from rollbridge.cli.output import print_result
 from rollbridge.cli.parser import CommandParser, Subparsers, add_command
-from rollbridge.cli.progress import progress_on
 from rollbridge.cli.session import Request, absolute_path, client_of
 
 POLICIES = ("companion", "singleton", "service", "proxied")
@@ -148,6 +147,8 @@ def _ask_with_progress(args: argparse.Namespace, request: Request, doing: str = 
 
     ``doing`` stands there, for a person only, when the daemon tells no progress of its own.
     """
+    from rollbridge.cli.progress import progress_on
+
     command = str(request["command"])
     progress = progress_on(sys.stderr, os.environ)
     with client_of(args) as client:
