@@ -105,6 +105,7 @@ class Acceptor:
             sock.setblocking(False)
             facts = self._facts.get(address[0]) or self._learn(address[0])
             worker.clients.add(Client(worker, sock, facts))
+            worker.totals_changed()
         self.room_changed()
 
     def _learn(self, host: str) -> ClientFacts:

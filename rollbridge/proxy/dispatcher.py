@@ -34,6 +34,7 @@ class Dispatcher:
         *,
         report: Callable[[str, dict[str, object]], None],
         count_changed: Callable[[Release], None],
+        totals_changed: Callable[[], None],
         accepted: Callable[[], None],
     ) -> None:
         self.loop = loop
@@ -46,6 +47,7 @@ class Dispatcher:
         self.deadline = NEVER
         self.queued_for = NEVER
         self._accepted = accepted
+        self._totals_changed = totals_changed
         self._held: OrderedDict[Exchange, int] = OrderedDict()
         self._held_bytes = 0
         self._connecting: dict[Exchange, UpstreamConnection] = {}
@@ -216,6 +218,7 @@ class Dispatcher:
             return
         self._held[exchange] = size
         self._held_bytes += size
+        self._totals_changed()
         if exchange.has_waited:
             # It has been tried just now as the oldest of all.
             self._held.move_to_end(exchange, last=False)
@@ -228,6 +231,7 @@ class Dispatcher:
         if size is None:
             return False
         self._held_bytes -= size
+        self._totals_changed()
         return True
 
     def _give_up(self, exchange: Exchange) -> None:

@@ -70,7 +70,11 @@ class Worker:
         self.clients: set[Client] = set()
         self.tunnels: set[Tunnel] = set()
         self.dispatcher = Dispatcher(
-            self.loop, report=self.report, count_changed=self.count_changed, accepted=self._upstream_accepted
+            self.loop,
+            report=self.report,
+            count_changed=self.count_changed,
+            totals_changed=self.totals_changed,
+            accepted=self._upstream_accepted,
         )
         self._acceptor = Acceptor(self, listener)
         self._reports = ReportThrottle()
@@ -97,14 +101,18 @@ class Worker:
         if not release.is_active and not release.http and not release.websocket:
             self.dispatcher.forget_if_done(release)
             self.loop.after_turn(self._publish_counts)
-        elif self._counts_timer.deadline == NEVER:
+        else:
+            self.totals_changed()
+
+    def totals_changed(self) -> None:
+        """A client has come or gone, or a request waits or does so no longer: the supervisor hears of it soon."""
+        if self._counts_timer.deadline == NEVER:
             self.loop.deadlines.set(self._counts_timer, self.loop.now + COUNTS_SECONDS)
 
     def connection_closed(self) -> None:
         """A client or a tunnel has gone: there is room for another."""
         self._acceptor.room_changed()
-        if self._counts_timer.deadline == NEVER:
-            self.loop.deadlines.set(self._counts_timer, self.loop.now + COUNTS_SECONDS)
+        self.totals_changed()
         if self.is_draining and not self.clients and not self.tunnels:
             self._stop()
 
