@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -133,24 +132,24 @@ def test_changes_that_need_a_restart_are_refused_and_named(application: Applicat
 
 
 BROKEN_FILES = {
-    "syntax": "application = ",
-    "unknown key": '[proxy]\nprot = 8182\n[processes.web]\npolicy = "proxied"\ncommand = "x"\nport = 1',
-    "not UTF-8": b"application = '\xff'",
-    "empty": "",
+    "syntax": lambda good: good + b"\nport = ",
+    "unknown key": lambda good: good.replace(b"health_timeout", b"healht_timeout"),
+    "not UTF-8": lambda good: good + b"# \xff\n",
+    "no processes": lambda good: good[: good.index(b"[processes")],
 }
 
 
 @pytest.mark.parametrize("kind", BROKEN_FILES)
-def test_a_broken_file_fails_the_deploy_only_and_status_still_works(application: Application, kind: str) -> None:
+def test_a_broken_file_fails_the_deploy_and_nothing_else(application: Application, kind: str) -> None:
     application.release("v1")
     application.release("v2")
     application.start("v1")
     before = application.serving()
     good = application.config_path.read_bytes()
-    content: Any = BROKEN_FILES[kind]
-    application.config_path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    application.config_path.write_bytes(BROKEN_FILES[kind](good))
     result = application.deploy("v2", expect=2)
     assert "Traceback" not in result.stderr
+    assert str(application.config_path) in result.stderr
     assert application.serving() == before
     application.config_path.write_bytes(good)
     application.deploy("v2")

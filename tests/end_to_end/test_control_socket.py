@@ -8,6 +8,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
+from errno import EISCONN
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,10 @@ NOBODY = 65534
 def client(application: Application) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(10)
-        connection.connect(str(application.control_path))
+        # A full backlog refuses a socket with a timeout at once (EAGAIN): the daemon is busy, not dead.
+        wait_until(
+            lambda: connection.connect_ex(str(application.control_path)) in (0, EISCONN), "a place in the backlog"
+        )
         yield connection
 
 

@@ -88,7 +88,7 @@ def test_a_daemon_that_runs_other_code_is_refused(application: Application, pyz:
     application.run("ensure-daemon")
     pid = application.daemon_pid()
     result = application.run("ensure-daemon", command=python_command(other), expect=4)
-    assert "upgrade" in result.stderr
+    assert "other code" in result.stderr
     application.release("v1")
     application.run(*application.deploy_arguments("v1", "--ensure-daemon"), command=python_command(other), expect=4)
     assert application.daemon_pid() == pid

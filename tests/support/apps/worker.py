@@ -38,7 +38,7 @@ def note(event: str, **data: object) -> None:
 
 def on_signal(signum: int, _frame: object) -> None:
     note("signal", signal=signal.Signals(signum).name)
-    if os.environ.get("IGNORES_TERM"):
+    if signum == signal.SIGUSR1 or os.environ.get("IGNORES_TERM"):
         return
     if gate := os.environ.get("TERM_GATE"):
         with open(f"{gate}.waiting", "w"):
