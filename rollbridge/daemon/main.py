@@ -20,6 +20,7 @@ from rollbridge.control.server import ControlServer, SocketInUse
 from rollbridge.daemon.adoption import repair, take_over
 from rollbridge.daemon.attach import AttachedWorker, attach_workers
 from rollbridge.daemon.bootstrap import bootstrap
+from rollbridge.daemon.code_copies import delete_unused_copies
 from rollbridge.daemon.commands import command_handler
 from rollbridge.daemon.errors import DaemonFailed
 from rollbridge.daemon.events import EventLog
@@ -36,7 +37,7 @@ from rollbridge.process.clock import SystemClock
 from rollbridge.process.identity import read_boot_id
 from rollbridge.process.output import OutputFollower
 from rollbridge.process.reaper import Reaper
-from rollbridge.runtime import runtime_info, self_command
+from rollbridge.runtime import UnsafeDirectory, private_copy, runtime_info, self_command
 
 _REFUSED: Final = 4
 _ANSWER_GRACE_SECONDS: Final = 2.0  # for a client to read the answer of its shutdown
@@ -117,6 +118,18 @@ def _held(config: Config, events: EventLog, environ: Mapping[str, str]) -> Itera
         yield Held(config, events, lock, recorded, attachment.workers, listener)
 
 
+def _lasting_command(runtime_dir: str) -> list[str]:
+    """Return how to run this code again, also when the file it was started from has been replaced or deleted."""
+    command = self_command()
+    try:
+        copy = private_copy(runtime_dir)
+    except (UnsafeDirectory, OSError) as error:
+        raise DaemonFailed(
+            f"this file cannot be copied to {runtime_dir}, where its workers run from: {error}"
+        ) from error
+    return [*command[:-1], copy] if copy else command
+
+
 async def _serve(held: Held, options: DaemonOptions, environ: dict[str, str]) -> int:
     config, events = held.config, held.events
     runtime = runtime_info()
@@ -125,7 +138,7 @@ async def _serve(held: Held, options: DaemonOptions, environ: dict[str, str]) ->
     reaper.start()
     outputs = OutputFollower(Path(config.runtime_dir, "output"), clock)
     pool = WorkerPool(
-        command=self_command(),
+        command=_lasting_command(config.runtime_dir),
         listener=held.listener,
         runtime_dir=config.runtime_dir,
         settings=worker_settings(config.proxy),
@@ -156,6 +169,8 @@ async def _serve(held: Held, options: DaemonOptions, environ: dict[str, str]) ->
         )
         await server.start()
         events.record("daemon ready", {"control": config.control.path, "port": config.proxy.port})
+        for name in delete_unused_copies(config.runtime_dir):
+            events.record("old copy deleted", {"name": name})
         # Everything that is there now stays; the collector need not look at it again.
         gc.freeze()
         await supervisor.ended.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -9,6 +10,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import psutil
 
 from rollbridge.release.ports import PortFact
 
@@ -92,25 +95,13 @@ def socket_inodes(pid: int) -> set[int]:
     return inodes
 
 
-def pid_holding(listener: Listener) -> int | None:
-    """Return a process that holds ``listener``, or None when that cannot be seen."""
-    with os.scandir("/proc") as entries:
-        for entry in entries:
-            if not entry.name.isdigit():
-                continue
-            try:
-                if listener.inode in socket_inodes(int(entry.name)):
-                    return int(entry.name)
-            except OSError:  # gone meanwhile, or not ours to read
-                continue
-    return None
-
-
 def describe_holder(host: str, port: int) -> str:
-    """Return ``127.0.0.1:18182 is in use by pid 3127``, without the pid when it cannot be seen."""
+    """Return ``127.0.0.1:18182 is in use by pid 3127 (nginx)``, or by whose process when its pid cannot be seen."""
+    for connection in psutil.net_connections("tcp"):
+        is_holder = connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
+        if is_holder and connection.pid is not None:
+            with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+                return f"{host}:{port} is in use by pid {connection.pid} ({psutil.Process(connection.pid).name()})"
     for listener in listeners_on(port):
-        pid = pid_holding(listener)
-        if pid is not None:
-            return f"{host}:{port} is in use by pid {pid}"
         return f"{host}:{port} is in use by a process of uid {listener.uid}"
     return f"{host}:{port} is in use"

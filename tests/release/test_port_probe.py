@@ -59,4 +59,4 @@ def test_a_port_nobody_listens_on_has_no_strangers() -> None:
 def test_the_holder_is_named_by_its_pid() -> None:
     with listening() as server:
         port = server.getsockname()[1]
-        assert describe_holder("127.0.0.1", port) == f"127.0.0.1:{port} is in use by pid {os.getpid()}"
+        assert describe_holder("127.0.0.1", port).startswith(f"127.0.0.1:{port} is in use by pid {os.getpid()} (")
