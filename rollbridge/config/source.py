@@ -7,7 +7,7 @@ import tomllib
 from typing import Any
 
 from rollbridge.config.issues import ConfigError, ConfigIssue
-from rollbridge.config.showing import escape, show_text
+from rollbridge.config.showing import show_text
 
 # Far above any config one could maintain, and read and refused in no time.
 LARGEST_FILE_BYTES = 1024 * 1024
@@ -26,25 +26,30 @@ _TEXT_OR_COMMENT = re.compile(
 )
 _POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
-_SYNTAX_FIXES = (
-    ("Invalid value", 'put text in double quotes: name = "text"; numbers, true, false, [...] and {...} stand bare'),
-    ("Expected '='", 'write settings as: name = "value", and sections as: [section]'),
-    ("Expected ']", "close the name of the section: [section]"),
-    ('Expected "\'"', "close the string with the quote it was opened with"),
-    ("Found invalid character", "close the string on the line on which it was opened"),
-    ("Expected newline", "put each setting on a line of its own"),
-    ("Cannot overwrite a value", "keep one of the two: a setting can be given only once"),
-    ("Duplicate inline table key", "keep one of the two: a setting can be given only once"),
-    ("Cannot redefine", "join the two sections: a section can be opened only once"),
-    ("Cannot declare", "join the two sections: a section can be opened only once"),
-    ("Cannot mutate", "join the settings into the one table; it cannot be extended from elsewhere"),
-    ("Unterminated string", "close the string with the quote it was opened with"),
-    ("Unclosed array", "close the array with ]"),
-    ("Unclosed inline table", "close the table with }"),
-    ("Unescaped '\\'", "write \\\\ for a backslash, or put the text in single quotes"),
-    ("Illegal character", 'remove the character, or write it as an escape in double quotes: "\\n", "\\u0007"'),
-    ("Invalid initial character for a key part", "use letters, digits, - and _ in names, or put the name in quotes"),
-    ("Invalid statement", 'write settings as: name = "value", and sections as: [section]'),
+# How tomllib's message begins; what to say instead, where it speaks of its own insides; what to do.
+_SYNTAX: tuple[tuple[str, str, str], ...] = (
+    (
+        "Invalid value",
+        "",
+        'put text in double quotes: name = "text"; numbers, true, false, [...] and {...} stand bare',
+    ),
+    ("Expected '='", "", 'write settings as: name = "value", and sections as: [section]'),
+    ("Expected ']", "", "close the name of the section: [section]"),
+    ('Expected "\'"', "the string is not closed", "close it with the quote it was opened with"),
+    ("Found invalid character", "the string is not closed", "close it on the line on which it was opened"),
+    ("Unterminated string", "the string is not closed", "close it with the quote it was opened with"),
+    ("Expected newline", "", "put each setting on a line of its own"),
+    ("Cannot overwrite a value", "the setting is given a second time", "keep one of the two"),
+    ("Duplicate inline table key", "the setting is given a second time", "keep one of the two"),
+    ("Cannot declare", "the section is opened a second time", "join the two sections"),
+    ("Cannot redefine", "the section is opened a second time", "join the two sections"),
+    ("Cannot mutate", "the table was complete already", "join the settings into the one table"),
+    ("Unclosed array", "the array is not closed", "close the array with ]"),
+    ("Unclosed inline table", "the table is not closed", "close the table with }"),
+    ("Unescaped '\\'", "", "write \\\\ for a backslash, or put the text in single quotes"),
+    ("Illegal character", "", 'remove the character, or write it as an escape in double quotes: "\\n", "\\u0007"'),
+    ("Invalid initial character", "", "use letters, digits, - and _ in names, or put the name in quotes"),
+    ("Invalid statement", "", 'write settings as: name = "value", and sections as: [section]'),
 )
 _OTHER_SYNTAX_FIX = "correct the line; docs/configuration.md shows how every setting is written"
 
@@ -113,5 +118,6 @@ def _syntax_issue(error: str, text: str) -> ConfigIssue:
         place = ", at the end of the file"
     quoted = lines[number - 1].strip() if number <= len(lines) else ""
     in_line = f": {show_text(quoted, _SHOWN_LINE_CHARACTERS)}" if quoted else ""
-    fix = next((fix for start, fix in _SYNTAX_FIXES if what.startswith(start)), _OTHER_SYNTAX_FIX)
-    return ConfigIssue("", f"not TOML{place}: {escape(what, 60).lower()}{in_line}", fix, number)
+    said, fix = next(((said, fix) for start, said, fix in _SYNTAX if what.startswith(start)), ("", _OTHER_SYNTAX_FIX))
+    # tomllib shows what it found by repr(), so that there is nothing left in it to escape.
+    return ConfigIssue("", f"not TOML{place}: {said or what[:1].lower() + what[1:60]}{in_line}", fix, number)
