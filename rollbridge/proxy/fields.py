@@ -39,6 +39,11 @@ def list_items(value: bytes) -> list[bytes]:
     return [item for item in (part.strip(b" \t").lower() for part in value.split(b",")) if item]
 
 
+def join_values(former: bytes | None, value: bytes) -> bytes:
+    """Join the values of a repeated field into one list (RFC 9110, section 5.3)."""
+    return former + b", " + value if former and value else former or value
+
+
 def join_fields(fields: list[Field]) -> bytes:
     """Serialise fields as lines, without the empty line that ends a head."""
     return b"".join([b"%b: %b\r\n" % field for field in fields])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from rollbridge.proxy.fields import Field, join_fields
+from rollbridge.proxy.fields import Field, join_fields, join_values
 from rollbridge.proxy.framing import Framing
 from rollbridge.proxy.head import CHUNKED, RequestHead
 from rollbridge.proxy.response_head import ResponseHead
@@ -61,16 +61,16 @@ def _forwarded_fields(head: RequestHead, client: ClientFacts, host: bytes) -> li
     told: dict[bytes, bytes] = {}
     if client.is_trusted:
         for name, value in head.forwarded:
-            told[name] = told[name] + b", " + value if name in told else value
+            told[name] = join_values(told.get(name), value)
     chain = told.pop(b"x-forwarded-for", b"")
     via = b"1.%d %b" % (head.is_http11, VIA_NAME)
     return [
-        (b"X-Forwarded-For", chain + b", " + client.address if chain else client.address),
+        (b"X-Forwarded-For", join_values(chain, client.address)),
         (b"X-Forwarded-Proto", told.pop(b"x-forwarded-proto", b"http")),
         (b"X-Forwarded-Port", told.pop(b"x-forwarded-port", client.port)),
         (b"X-Forwarded-Host", told.pop(b"x-forwarded-host", host)),
         *((name.title(), value) for name, value in told.items()),
-        (b"Via", head.via + b", " + via if head.via else via),
+        (b"Via", join_values(head.via, via)),
     ]
 
 

@@ -15,6 +15,7 @@ from rollbridge.proxy.fields import (
     TOKEN,
     TOKEN_CLASS,
     Field,
+    join_values,
     list_items,
     split_fields,
 )
@@ -188,7 +189,7 @@ def _understand(data: bytes, match: re.Match[bytes]) -> RequestHead:
                 raise BadRequest("the request's Transfer-Encoding is not exactly chunked")
             encoding = field[1]
         elif kind == _UPGRADE:
-            upgrade = field[1] if upgrade is None else upgrade + b", " + field[1]
+            upgrade = join_values(upgrade, field[1])
         elif kind == _EXPECT:
             if field[1].lower() != b"100-continue":
                 raise BadRequest("the request's Expect is not 100-continue", 417)
@@ -198,7 +199,7 @@ def _understand(data: bytes, match: re.Match[bytes]) -> RequestHead:
         elif kind == _FORWARDED:
             forwarded.append((name, field[1]))
         elif kind == _VIA:
-            via = field[1] if via is None else via + b", " + field[1]
+            via = join_values(via, field[1])
 
     if encoding is not None and (length is not None or not is_http11):
         # RFC 9112, section 6.1: either is how a request is smuggled past somebody who reads it differently.

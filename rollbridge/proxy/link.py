@@ -126,7 +126,7 @@ class Door:
             self._socket.bind(temporary)
         finally:
             os.umask(mask)
-        self._socket.listen(MAX_WAITING)
+        self._socket.listen(128)  # of those that have not been looked at; a full queue would refuse a supervisor
         # Renamed into place: at no time is there a socket of that name that nobody serves.
         Path(temporary).rename(self._path)
         self._inode = self._path.stat().st_ino

@@ -6,7 +6,16 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from rollbridge.proxy.fields import CONTENT_LENGTH, FIELD_LINES, FORBIDDEN, MAX_FIELDS, Field, list_items, split_fields
+from rollbridge.proxy.fields import (
+    CONTENT_LENGTH,
+    FIELD_LINES,
+    FORBIDDEN,
+    MAX_FIELDS,
+    Field,
+    join_values,
+    list_items,
+    split_fields,
+)
 from rollbridge.proxy.head import without_named
 
 
@@ -95,7 +104,7 @@ def _understand(data: bytes, match: re.Match[bytes]) -> ResponseHead:
                 raise BadResponse("its Transfer-Encoding is not exactly chunked")
             is_chunked = True
         elif kind == _UPGRADE:
-            upgrade = field[1] if upgrade is None else upgrade + b", " + field[1]
+            upgrade = join_values(upgrade, field[1])
     if is_chunked and (length is not None or not is_http11):
         raise BadResponse("it has Transfer-Encoding along with Content-Length or HTTP/1.0")
     keep_alive = is_http11

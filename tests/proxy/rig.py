@@ -127,9 +127,9 @@ class Peer:
         except ConnectionError:
             return True
 
-    def is_quiet(self) -> bool:
-        """Whether nothing has arrived by now."""
-        return not self.buffer and not select.select([self.sock], [], [], 0)[0]
+    def is_quiet(self, seconds: float = 0.0) -> bool:
+        """Whether nothing has arrived by now, or arrives within ``seconds``."""
+        return not self.buffer and not select.select([self.sock], [], [], seconds)[0]
 
     def respond(self, body: bytes = b"ok", *lines: bytes, status: bytes = b"200 OK") -> None:
         self.send(b"\r\n".join([b"HTTP/1.1 " + status, *lines, b"Content-Length: %d" % len(body), b"", body]))
@@ -172,7 +172,8 @@ def free_port() -> int:
 class Rig:
     """A worker, its listening socket and its link; ``messages`` is everything it has said."""
 
-    def __init__(self, directory: Path, *, descriptors: int | None = None) -> None:
+    def __init__(self, directory: Path, *, before: str = "") -> None:
+        """``before`` is a statement that the worker runs first: to lower a limit, to shorten a constant."""
         self.listener = socket.socket()
         self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.listener.bind(("127.0.0.1", 0))
@@ -180,16 +181,11 @@ class Rig:
         self.port: int = self.listener.getsockname()[1]
         self.socket_path = str(directory / "worker.sock")
         self.link, theirs = socket.socketpair()
-        limit = (
-            f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({descriptors},) * 2); "
-            if descriptors
-            else ""
-        )
         self.process = subprocess.Popen(
             [
                 sys.executable,
                 "-c",
-                limit + _RUN,
+                f"{before}; {_RUN}" if before else _RUN,
                 f"--link-fd={theirs.fileno()}",
                 f"--listen-fd={self.listener.fileno()}",
                 f"--socket={self.socket_path}",
