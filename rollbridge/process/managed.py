@@ -234,6 +234,9 @@ class ManagedProcess:
             self._counters = Counters()
         else:
             self._counters.restarts += 1
+        if reason is StartReason.MEMORY:
+            self._counters.memory_restarts += 1
+            self._counters.last_memory_restart_at = self._run.started_at
         self._memory.is_warned = False
         self._report("process started", {"pid": leader.identity.pid, "reason": reason.value})
         self._begin_watch(self._run)
@@ -389,8 +392,6 @@ class ManagedProcess:
         memory = self.spec.process.memory
         if self._is_probation or self._is_stopping() or not self._is_wanted:
             return
-        self._counters.memory_restarts += 1
-        self._counters.last_memory_restart_at = format_at(self._clock.utc_now())
         self._report(
             "memory limit reached", {"bytes": size_bytes, "limit_bytes": memory.limit_bytes if memory else None}
         )

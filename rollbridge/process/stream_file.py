@@ -17,6 +17,7 @@ WINDOW_BYTES = 256 * 1024  # kept on disk behind the reader, for a look by hand 
 PUNCH_STEP_BYTES = 1024 * 1024  # given back at a time; the runtime directory is often in memory (tmpfs), so not more
 FLOOD_BYTES = 8 * 1024 * 1024  # further behind than this, the reader jumps ahead
 FLOOD_RESUME_BYTES = 1024 * 1024  # what is still read of a flood after the jump
+UNPUNCHED_BYTES = 64 * 1024 * 1024  # where holes cannot be punched, a file is emptied under its writer beyond this
 REREAD_BYTES = 64 * 1024  # read again by a new daemon, so that its last lines do not begin empty
 BLOCK_BYTES = 4096  # holes begin and end at blocks
 
@@ -93,6 +94,8 @@ class StreamFile:
         if size < self._offset:  # truncated by somebody; appending writers go on from its new end
             self._offset, self._punched = 0, 0
         if size == self._offset:
+            if not self._can_punch and self._offset > WINDOW_BYTES:
+                self._empty()
             return [], 0, 0
         skipped = 0
         if size - self._offset > FLOOD_BYTES:
@@ -139,8 +142,15 @@ class StreamFile:
                 return
             except OSError:
                 self._can_punch = False
-        # Without holes in files (NFS, some overlays) the whole file is emptied when everything in it was read.
-        # What is written in the microseconds between the two calls is lost; the file would grow for ever otherwise.
-        if os.fstat(self._fd).st_size == self._offset:
+        if self._offset > UNPUNCHED_BYTES:
+            self._empty()
+
+    def _empty(self) -> None:
+        """Empty the file when everything in it was read: where holes are not to be had (NFS, some overlays).
+
+        What is written between the look and the cut is lost. So this is done when nothing was written since the last
+        look; only a file that would otherwise grow for ever is emptied under its writer.
+        """
+        if self._fd is not None and os.fstat(self._fd).st_size == self._offset:
             os.ftruncate(self._fd, 0)
             self._offset, self._punched = 0, 0

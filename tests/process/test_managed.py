@@ -14,7 +14,7 @@ import pytest
 
 from rollbridge.config.model import RestartConfig
 from rollbridge.process.managed import ManagedProcess, ProcessState, StartFailed, StartReason, StartRefused
-from rollbridge.process.table import scan_processes
+from rollbridge.process.table import read_command, scan_processes
 from tests.process.support import (
     bench,
     count_entries,
@@ -41,7 +41,7 @@ def test_started_process_is_described_as_the_design_says() -> None:
             process = made.create(make_spec("echo hello; sleep 1000 & wait"))
             await process.start(StartReason.DEPLOY)
             await until(lambda: lines(process) == ["hello"])
-            await until(lambda: process.snapshot()["children"])
+            await until(lambda: "sleep 1000" in str(process.snapshot()["children"]))
             shown = process.snapshot(scan_processes())
             assert shown["id"] == "r1.web.0"
             assert shown["state"] == "running"
@@ -197,6 +197,7 @@ def test_children_of_a_dead_shell_are_ended_before_the_restart() -> None:
             process = made.create(make_spec(f"sleep 1000 & echo $! > {pid_file}; wait"))
             await process.start(StartReason.DEPLOY)
             child = await read_pid(pid_file)
+            await until(lambda: read_command(child) == "sleep 1000")  # forked first, then it becomes what it is
             pid_file.unlink()
             assert process.pid is not None
             os.kill(process.pid, signal.SIGKILL)
