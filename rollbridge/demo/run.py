@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import json
 import random
 import secrets
@@ -18,7 +19,7 @@ from typing import Final, TextIO
 from rollbridge.demo.product import CommandFailed, Product, read_log_tail
 from rollbridge.demo.report import Report, to_json, to_text
 from rollbridge.demo.screen import Screen, silence, terminal_width
-from rollbridge.demo.stage import StageFailed, make_directory, set_up
+from rollbridge.demo.stage import StageFailed, choose_ports, make_directory, set_up
 from rollbridge.demo.story import StepFailed, Story
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -69,10 +70,11 @@ class Demo:
         problems: list[str] = []
         is_shut_down = False
         try:
-            chance = random.Random()
-            stage = set_up(directory, self._options.self_command, chance)
+            command, chance = self._options.self_command, random.Random()
+            stage = set_up(directory, command, chance)
             self._screen.step(f"everything of this demo is in {directory}")
-            story = Story(stage, product, self._screen, chance)
+            choose_again = functools.partial(choose_ports, directory, command, chance)
+            story = Story(stage, product, self._screen, chance, choose_again)
             problems += await self._play(story)
             report, is_shut_down = story.report(problems), story.is_shut_down
         except (StageFailed, OSError) as error:
@@ -106,7 +108,7 @@ class Demo:
         error = playing.exception()
         if error is None:
             return []
-        if not isinstance(error, (StepFailed, CommandFailed)):
+        if not isinstance(error, (StepFailed, CommandFailed, StageFailed)):
             raise error
         self._screen.step(f"FAILED: {error}")
         self._screen.step("the last lines of the daemon's log:")

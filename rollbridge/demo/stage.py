@@ -61,13 +61,19 @@ def make_directory() -> Path:
 
 def set_up(directory: Path, self_command: Sequence[str], chance: random.Random) -> Stage:
     """Fill ``directory``. Raises StageFailed, OSError."""
-    first = find_ports(1 + WEB_PORTS, chance)
-    stage = Stage(directory, first, range(first + 1, first + 1 + WEB_PORTS))
+    stage = choose_ports(directory, self_command, chance)
     JobQueue(stage.jobs_directory).create()
     for release_id, is_broken in RELEASES.items():
         stage.release_path(release_id).mkdir(parents=True)
         definition = json.dumps({"is_broken": is_broken}) + "\n"
         (stage.release_path(release_id) / "release.json").write_text(definition, encoding="utf-8")
+    return stage
+
+
+def choose_ports(directory: Path, self_command: Sequence[str], chance: random.Random) -> Stage:
+    """Write the config, with ports that are free now. Raises StageFailed, OSError."""
+    first = find_ports(1 + WEB_PORTS, chance)
+    stage = Stage(directory, first, range(first + 1, first + 1 + WEB_PORTS))
     stage.config_path.write_text(render_config(stage, self_command), encoding="utf-8")
     return stage
 

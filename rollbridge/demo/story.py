@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from typing import Any, Final
 
 from rollbridge.demo.jobs import JobCounts, JobQueue
@@ -21,6 +22,8 @@ MIX_SECONDS: Final = 1.0  # what the status line calls now
 # How long the clients may need to notice what a command has said is so.
 NOTICE_SECONDS: Final = 5.0
 RECOVERY_SECONDS: Final = 10.0
+REFUSED: Final = 4  # exit code: here, that somebody else has the port
+OTHER_PORTS: Final = 2
 JOBS_SECONDS: Final = 10.0
 JOB_PAUSE_SECONDS: Final = 0.12
 JOB_SECONDS: Final = (0.05, 0.2)
@@ -33,13 +36,22 @@ class StepFailed(Exception):
 class Story:
     """``play`` is the story; ``end_traffic`` must follow it, however it ended."""
 
-    def __init__(self, stage: Stage, product: Product, screen: Screen, chance: random.Random) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        product: Product,
+        screen: Screen,
+        chance: random.Random,
+        choose_ports: Callable[[], Stage],
+    ) -> None:
+        """``choose_ports`` gives the same stage with other ports."""
         self.stage = stage
+        self._choose_ports = choose_ports
         self._product = product
         self._screen = screen
         self._chance = chance
         self._ledger = Ledger(time.monotonic())
-        self._traffic = Traffic(HOST, stage.port, self._ledger, time.monotonic, chance)
+        self._traffic = self._new_traffic()
         self._queue = JobQueue(stage.jobs_directory)
         self._jobs: list[str] = []
         self._background: list[asyncio.Task[None]] = []
@@ -48,7 +60,7 @@ class Story:
 
     async def play(self) -> None:
         """Raises StepFailed, CommandFailed."""
-        await self._deploy("v1", "--ensure-daemon", "--daemon-log-path", str(self.stage.log_path))
+        await self._deploy_first("v1")
         await self._begin_traffic("v1")
         await self._watch(1.5)
         await self._deploy("v2")
@@ -61,6 +73,9 @@ class Story:
         await self._watch(1.2)
         await self._finish_traffic()
         await self._shut_down()
+
+    def _new_traffic(self) -> Traffic:
+        return Traffic(HOST, self.stage.port, self._ledger, time.monotonic, self._chance)
 
     async def end_traffic(self) -> None:
         """Stop whatever of the traffic still runs."""
@@ -86,17 +101,29 @@ class Story:
             problems=(*problems, *failures, *([] if problems else find_job_problems(jobs))),
         )
 
-    async def _deploy(self, release_id: str, *options: str) -> None:
+    async def _deploy_first(self, release_id: str) -> None:
+        """Start the daemon with the first deploy; when the port was taken since we found it free, with another one."""
+        self._screen.step(f"deploy {release_id}")
+        options = ("--ensure-daemon", "--daemon-log-path", str(self.stage.log_path))
+        result = await self._run_deploy(release_id, *options)
+        for _ in range(OTHER_PORTS):
+            if result.exit_code != REFUSED:
+                break
+            self.stage = self._choose_ports()
+            self._traffic = self._new_traffic()
+            self._screen.step(f"trying port {self.stage.port} instead")
+            result = await self._run_deploy(release_id, *options)
+        self._expect_done(f"deploy {release_id}", result, active=release_id)
+
+    async def _deploy(self, release_id: str) -> None:
         self._screen.step(f"deploy {release_id}")
         self._traffic.expect(None)  # both may answer until the command returns
-        path = str(self.stage.release_path(release_id))
-        result = await self._run("deploy", "--release-path", path, "--release-id", release_id, *options)
+        result = await self._run_deploy(release_id)
         self._expect_done(f"deploy {release_id}", result, active=release_id)
 
     async def _deploy_broken(self, release_id: str, *, serving: str) -> None:
         self._screen.step(f"deploy {release_id}, which is broken")
-        path = str(self.stage.release_path(release_id))
-        result = await self._run("deploy", "--release-path", path, "--release-id", release_id)
+        result = await self._run_deploy(release_id)
         if result.exit_code != 1:
             raise StepFailed(
                 f"`deploy {release_id}` ended with {result.exit_code}, though the release is broken and 1 is failed."
@@ -199,6 +226,10 @@ class Story:
         if result.exit_code != 0:
             raise StepFailed(f"`shutdown` ended with {result.exit_code}.")
         self.is_shut_down = True
+
+    async def _run_deploy(self, release_id: str, *options: str) -> CommandResult:
+        path = str(self.stage.release_path(release_id))
+        return await self._run("deploy", "--release-path", path, "--release-id", release_id, *options)
 
     async def _run(self, *arguments: str) -> CommandResult:
         return await self._product.run(*arguments, on_line=self._screen.detail)
