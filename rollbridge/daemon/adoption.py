@@ -32,12 +32,13 @@ class Adopted:
     release_ids: dict[str, str] = field(default_factory=dict)  # instance id to the release whose definition it runs
 
 
-def state_after(recorded: ReleaseState, any_alive: bool) -> ReleaseState:
-    """Return what a recorded release is now: one without a living process is not active and not draining.
+def state_after(recorded: ReleaseState, is_same_boot: bool) -> ReleaseState:
+    """Return what a recorded release is now: the same, unless a reboot has ended all that ran.
 
-    The active release stays active while anything of it lives: what is missing is started again.
+    In the same boot even one without a living process keeps its state: what is missing of the active release is
+    started again, and what the others left behind is stopped as it would have been.
     """
-    if any_alive or recorded in (ReleaseState.STOPPED, ReleaseState.FAILED):
+    if is_same_boot or recorded in (ReleaseState.STOPPED, ReleaseState.FAILED):
         return recorded
     return ReleaseState.FAILED if recorded is ReleaseState.STARTING else ReleaseState.STOPPED
 
@@ -85,12 +86,10 @@ def _take_release(supervisor: Supervisor, one: RecordedRelease, is_same_boot: bo
         stopped_at=one.stopped_at,
     )
     was_alive = release.is_alive
-    any_alive = False
     if was_alive and is_same_boot:
         specs = _specs(supervisor, lambda: release_specs(fleet, fleet.config, release))
         release.processes = _adopt(supervisor, specs, one.processes, adopted)
-        any_alive = any(process.is_alive for process in release.processes)
-    release.state = state_after(one.state, any_alive)
+    release.state = state_after(one.state, is_same_boot)
     if was_alive and not release.is_alive:
         release.stopped_at = fleet.around.utc()
     fleet.releases.append(release)

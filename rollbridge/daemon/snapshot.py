@@ -119,8 +119,7 @@ def _identity(fleet: Fleet) -> Document:
 
 
 def _records(processes: Iterable[ManagedProcess]) -> list[Mapping[str, object]]:
-    # The release whose definition it runs: a singleton of another one has not been replaced yet.
-    return [{**process.record(), "release_id": process.spec.release_id} for process in processes]
+    return [process.record() for process in processes]
 
 
 def bootstrap_status(options: DaemonOptions) -> Document | None:
