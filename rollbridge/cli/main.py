@@ -18,6 +18,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         from rollbridge.proxy.worker import main as run_worker
 
         return run_worker(arguments[1:])
+    if arguments[:1] == ["_demo-app"]:  # these two by the config that `demo` writes
+        from rollbridge.demo.app import main as run_demo_app
+
+        return run_demo_app(arguments[1:])
+    if arguments[:1] == ["_demo-worker"]:
+        from rollbridge.demo.jobs import main as run_demo_worker
+
+        return run_demo_worker(arguments[1:])
     if arguments == ["--version"] and sys.stdout is not None:
         try:
             print(f"rollbridge {__version__}", flush=True)

@@ -73,6 +73,12 @@ def run_demo(*options: str) -> Iterator[DemoProcess]:
         demo.process.wait()
 
 
+@pytest.mark.parametrize("command", ["_demo-app", "_demo-worker"])
+def test_app_and_worker_can_be_run_by_the_program_itself(command: str) -> None:
+    result = subprocess.run([*self_command(), command, "--help"], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith(f"usage: rollbridge {command}")
+
+
 def test_nothing_fails_and_nothing_is_left() -> None:
     with run_demo("--json") as demo:
         demo.read_until("everything of this demo")
