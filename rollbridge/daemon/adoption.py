@@ -152,7 +152,8 @@ async def repair(supervisor: Supervisor, adopted: Adopted) -> None:
 
 
 async def _start_missing(fleet: Fleet, active: Release, adopted: Adopted) -> None:
-    """Start every process of the active release, service and singleton that does not run."""
+    """Start every service, process of the active release and singleton that does not run, in the deploy's order."""
+    await _start_shared(fleet, active, adopted, Policy.SERVICE, fleet.services)
     known = {process.spec.instance_id: process for process in active.processes}
     for spec in release_specs(fleet, fleet.config, active):
         process = known.get(spec.instance_id)
@@ -160,16 +161,21 @@ async def _start_missing(fleet: Fleet, active: Release, adopted: Adopted) -> Non
             process = fleet.around.create_process(spec)
             active.processes.append(process)
         await _start_again(fleet, process)
-    for policy, place in ((Policy.SERVICE, fleet.services), (Policy.SINGLETON, fleet.singletons)):
-        for spec in shared_specs(fleet, fleet.config, active, policy):
-            process = place.get(spec.process.id)
-            if process is None:
-                process = place[spec.process.id] = fleet.around.create_process(spec)
-            elif policy is Policy.SINGLETON and adopted.release_ids.get(spec.instance_id) != active.release_id:
-                # The daemon ended between the switch and the replacement of this singleton.
-                await process.stop()
-            process.redefine(spec)
-            await _start_again(fleet, process)
+    await _start_shared(fleet, active, adopted, Policy.SINGLETON, fleet.singletons)
+
+
+async def _start_shared(
+    fleet: Fleet, active: Release, adopted: Adopted, policy: Policy, place: dict[str, ManagedProcess]
+) -> None:
+    for spec in shared_specs(fleet, fleet.config, active, policy):
+        process = place.get(spec.process.id)
+        if process is None:
+            process = place[spec.process.id] = fleet.around.create_process(spec)
+        elif policy is Policy.SINGLETON and adopted.release_ids.get(spec.instance_id) != active.release_id:
+            # The daemon ended between the switch and the replacement of this singleton.
+            await process.stop()
+        process.redefine(spec)
+        await _start_again(fleet, process)
 
 
 async def _start_again(fleet: Fleet, process: ManagedProcess) -> None:
