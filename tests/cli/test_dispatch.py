@@ -175,12 +175,13 @@ def test_a_working_directory_that_is_gone_is_told(
 
 
 def command_line(config: Path, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    ended: subprocess.CompletedProcess[str] = subprocess.run(
         [sys.executable, "-m", "rollbridge", arguments[0], "-c", str(config), *arguments[1:]],
         text=True,
         check=False,
         **{"capture_output": True, **options},  # type: ignore[call-overload]
     )
+    return ended
 
 
 def test_an_unwritable_stdout_is_one_sentence(config: Path) -> None:
