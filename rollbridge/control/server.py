@@ -158,13 +158,14 @@ class ControlServer:
             self._welcome(connection, file)
 
     def _pause_accepting(self, listener: socket.socket) -> None:
-        """Out of descriptors: give one back if a client holds one for nothing, and try again in a moment."""
-        self._evict()
+        """Out of descriptors: leave those who just came a moment to say what they want, then try again."""
         self._loop.remove_reader(listener)
         self._loop.call_later(_ACCEPT_PAUSE_SECONDS, self._resume_accepting, listener)
 
     def _resume_accepting(self, listener: socket.socket) -> None:
         if self._file is not None and self._file.listener is listener:
+            if _is_readable(listener):  # somebody waits still: an idle client gives its descriptor back
+                self._evict()
             self._loop.add_reader(listener, self._accept)
 
     def _welcome(self, connection: socket.socket, file: SocketFile) -> None:
@@ -371,6 +372,13 @@ class _Client(asyncio.Protocol):
         self._server.forget(self)
         if not self.gone.done():
             self.gone.set_result(None)
+
+
+def _is_readable(listener: socket.socket) -> bool:
+    # accept() itself cannot tell: without a descriptor to spare it fails though nobody waits.
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _turn_away(connection: socket.socket, why: str) -> None:
