@@ -91,7 +91,6 @@ class Exchange:
         release.http += 1
         client.worker.count_changed(release)
         data = request_head_bytes(self.head, client.facts)
-        timeout = client.worker.settings.response_timeout_seconds
         if self.head.body_bytes:
             self.request_body = request_relay(self.head.body_bytes)
             buffered = client.take_buffer()
@@ -104,8 +103,7 @@ class Exchange:
             self._watch_request()
         else:
             upstream.write(data)
-        if timeout:
-            upstream.loop.deadlines.set(upstream, upstream.loop.now + timeout)
+            self._expect_response()
 
     def request_received(self, data: bytes) -> None:
         """More of the request's body; only called while ``request_body`` is set."""
@@ -132,16 +130,26 @@ class Exchange:
         client = self.client
         if self.request_body is None:
             client.body_done()
+            self._expect_response()
         elif client.has_ended:
             self.fail(400, "the connection ended before the request's body did")
         elif self._upstream is not None and len(self._upstream.out) > HIGH_WATER:
             client.stop_reading()
             client.body_paused()
+            self._expect_response()
         else:
             client.body_expected(is_patient=self.head.expects_continue and not self._has_response_bytes)
 
+    def _expect_response(self) -> None:
+        """From here on it is the application's turn: to answer, or at least to read on."""
+        timeout = self.client.worker.settings.response_timeout_seconds
+        if timeout and self._upstream is not None and self.response_body is None:
+            self._upstream.loop.deadlines.set(self._upstream, self._upstream.loop.now + timeout)
+
     def upstream_drained(self) -> None:
         if self.request_body is not None and not self.client.is_reading and not self.client.has_ended:
+            if self._upstream is not None:
+                self._upstream.deadline = NEVER
             self.client.resume_reading()
             self._watch_request()
 
@@ -187,6 +195,8 @@ class Exchange:
                 return
             if self.head.is_http11:
                 client.write(interim_head_bytes(response))
+                if len(client.out) > HIGH_WATER and self._upstream is not None:
+                    self._upstream.stop_reading()
                 if self.request_body is not None:
                     self._watch_request()
             data = data[end:]

@@ -16,9 +16,10 @@ BROKEN: Final = select.EPOLLERR | select.EPOLLHUP
 
 # One read. Larger ones save calls on big bodies, but cost memory per turn; 64 KiB is what a loopback segment holds.
 READ_BYTES: Final = 64 * 1024
-# Unsent bytes towards one side at which the other side is no longer read, and at which it is read again.
-HIGH_WATER: Final = 256 * 1024
-LOW_WATER: Final = 64 * 1024
+# Unsent bytes towards one side at which the other side is no longer read, and at which it is read again. With one more
+# read on top they are all that a connection keeps; the kernel's own buffers are what keeps a fast connection busy.
+HIGH_WATER: Final = 64 * 1024
+LOW_WATER: Final = 16 * 1024
 # A client or tunnel end that takes nothing of what waits for it for so long has gone, or means harm. Long enough for
 # a download that a person has paused.
 WRITE_STALL_SECONDS: Final = 300.0
@@ -182,7 +183,7 @@ class Stream:
         if not self.is_open:
             return
         self.is_open = False
-        self.deadline = NEVER
+        self.loop.deadlines.forget(self)
         self.loop.unregister(self.fd)
         if reset:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
@@ -191,7 +192,7 @@ class Stream:
     def detach(self) -> socket.socket:
         """Give the open socket away; unsent bytes are the caller's to take along."""
         self.is_open = False
-        self.deadline = NEVER
+        self.loop.deadlines.forget(self)
         self.loop.unregister(self.fd)
         return self.sock
 

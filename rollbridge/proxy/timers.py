@@ -19,11 +19,12 @@ class Timed(Protocol):
 
 
 class Deadlines:
-    """A heap with at most a few entries per item: an entry is a promise to look at the item's deadline then."""
+    """A heap of promises to look at an item's deadline at a time; of those of one item only the earliest counts."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timed]] = []
         self._order = itertools.count()
+        self._stale = 0  # entries that count no more
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -36,17 +37,33 @@ class Deadlines:
         """Give ``item`` a deadline; when it comes due, and was not moved or cleared, ``item.expired()`` is called."""
         item.deadline = deadline
         if deadline < item.queued_for:
+            if item.queued_for != NEVER:
+                self._outdate()
             item.queued_for = deadline
             heapq.heappush(self._heap, (deadline, next(self._order), item))
+
+    def forget(self, item: Timed) -> None:
+        """Let go of an item that is closed: with short connections there would soon be more dead than living ones."""
+        item.deadline = NEVER
+        if item.queued_for != NEVER:
+            item.queued_for = NEVER
+            self._outdate()
+
+    def _outdate(self) -> None:
+        self._stale += 1
+        if self._stale > 100 and self._stale > len(self._heap) // 2:
+            self._heap = [entry for entry in self._heap if entry[0] == entry[2].queued_for]
+            heapq.heapify(self._heap)
+            self._stale = 0
 
     def take_due(self, now: float) -> list[Timed]:
         """Take out what has expired at ``now``; items whose deadline has moved meanwhile are queued again."""
         due: list[Timed] = []
-        heap = self._heap
-        while heap and heap[0][0] <= now:
-            queued_for, _, item = heapq.heappop(heap)
+        while self._heap and self._heap[0][0] <= now:
+            queued_for, _, item = heapq.heappop(self._heap)
             if queued_for != item.queued_for:
-                continue  # an earlier entry of the same item has taken over
+                self._stale -= 1
+                continue
             item.queued_for = NEVER
             if item.deadline <= now:
                 item.deadline = NEVER

@@ -174,6 +174,26 @@ def test_response_timeout_is_over_with_the_head(rig: Rig) -> None:
     assert slow.read_response()[2] == b"fine"
 
 
+def test_response_timeout_begins_when_the_request_has_been_sent(rig: Rig) -> None:
+    rig.configure(response_timeout_seconds=0.2)
+    app = rig.app()
+    rig.serve(app)
+    slow, late = rig.client(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nx"), rig.client()
+    upload = app.accept()
+    upload.read_head()
+    late.get()
+    app.accept().read_head()
+    assert late.read_response()[0] == 504
+    slow.send(b"y")
+    assert upload.read(2) == b"xy"
+    upload.respond(b"fine")
+    assert slow.read_response()[2] == b"fine"
+    slow.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n")
+    with pytest.raises(OSError):  # the application does not read: that is its turn, too
+        slow.send(b"x" * 100_000_000)
+    assert slow.read_response()[0] == 504
+
+
 def test_settings_are_what_the_supervisor_said_last(rig: Rig) -> None:
     app = rig.app()
     rig.send(Settings(trusted_proxies=(), forwarded_port=443))

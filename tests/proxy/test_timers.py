@@ -59,6 +59,17 @@ def test_a_deadline_moved_earlier_fires_earlier_and_only_then() -> None:
     assert deadlines.take_due(10.0) == []
 
 
+def test_what_is_forgotten_does_not_fire_and_is_not_kept() -> None:
+    deadlines, stays = Deadlines(), Item("stays")
+    deadlines.set(stays, 500.0)
+    for _ in range(10_000):
+        gone = Item()
+        deadlines.set(gone, 75.0)
+        deadlines.forget(gone)
+        assert len(deadlines) < 300
+    assert deadlines.take_due(500.0) == [stays]
+
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 30) | st.none()), max_size=40))
 def test_deadlines_agree_with_a_naive_model(moves: list[tuple[int, int | None]]) -> None:
     deadlines = Deadlines()

@@ -354,14 +354,14 @@ def test_nothing_leaks_over_many_connections(rig: Rig) -> None:
         for peer in (client, tunneled, broken, upstream, other):
             peer.close()
 
-    for _ in range(5):
-        cycle()
-    rig.wait(lambda: rig.counts.clients == 0)
-    before = rig.open_descriptors()
-    for _ in range(100):
-        cycle()
-    rig.wait(lambda: rig.counts.clients == 0)
-    rig.wait_counts("r1", 0)
+    asked = rig.counts.requests_total
+    for count in (5, 100):
+        before = rig.open_descriptors()
+        for _ in range(count):
+            cycle()
+            asked += 2
+        rig.wait(lambda total=asked: rig.counts.clients == 0 and rig.counts.requests_total == total)
+        rig.wait_counts("r1", 0)
     assert rig.open_descriptors() <= before + 1
 
 
