@@ -20,6 +20,7 @@ MAX_PATH_BYTES: Final = 107
 BACKLOG: Final = 128
 
 _SO_PEERGROUPS: Final = 59  # Linux 4.13; Python has no name for it
+_PEERGROUPS_BYTES: Final = 1024  # the most that Python's getsockopt takes: 256 groups
 _PEERCRED = struct.Struct("iii")
 
 
@@ -59,9 +60,12 @@ def peer_of(connection: socket.socket) -> Peer:
 
 
 def peer_groups(connection: socket.socket) -> tuple[int, ...]:
-    """Return the supplementary groups of the peer at the time of its connect; empty on kernels before 4.13."""
+    """Return the supplementary groups of the peer at the time of its connect.
+
+    Empty on kernels before 4.13, and for a peer in more than 256 groups.
+    """
     try:
-        raw = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 65536 * 4)
+        raw = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _PEERGROUPS_BYTES)
     except OSError:
         return ()
     return struct.unpack(f"{len(raw) // 4}I", raw)

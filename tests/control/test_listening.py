@@ -4,6 +4,8 @@ import grp
 import os
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from rollbridge.control.listening import (
     group_id,
     is_permitted,
     open_socket_file,
+    peer_groups,
     remove_socket_file,
     user_id,
 )
@@ -179,6 +182,21 @@ def test_owner_and_group_are_taken_by_name_or_number(tmp_path: Path) -> None:
     with open_at(tmp_path / "c.sock", 0o660, "65534", "12").listener:
         found = (tmp_path / "c.sock").lstat()
         assert (found.st_uid, found.st_gid, mode_of(tmp_path / "c.sock")) == (65534, 12, 0o660)
+
+
+def test_the_supplementary_groups_of_a_client_are_known(tmp_path: Path) -> None:
+    """Whoever may deploy usually is a member of control.group beside a group of their own."""
+    groups = (4001, 4002) if os.geteuid() == 0 else tuple(os.getgroups())
+    connect = "import os, socket, sys; os.geteuid() or os.setgroups([4001, 4002]); "
+    connect += "c = socket.socket(socket.AF_UNIX); c.connect(sys.argv[1]); c.recv(1)"
+    with open_at(tmp_path / "c.sock").listener as listener:
+        client = subprocess.Popen([sys.executable, "-c", connect, str(tmp_path / "c.sock")])
+        listener.setblocking(True)
+        listener.settimeout(20)
+        connection, _ = listener.accept()
+        with connection:
+            assert sorted(peer_groups(connection)) == sorted(groups)
+        assert client.wait(20) == 0
 
 
 def test_who_may_command() -> None:
