@@ -13,6 +13,7 @@ from rollbridge.config.model import HealthConfig
 _FIRST_PAUSE_SECONDS: Final = 0.01  # most of a deploy is the app's own start: notice its end at once
 _SHORTEST_BOUND_SECONDS: Final = 5.0  # a slow health page is not a dead one ...
 _SHARE_OF_TIMEOUT: Final = 3  # ... but one unanswered probe must leave time for others
+_LEAST_BOUND_SECONDS: Final = 0.02  # an answer within less says more about the machine's load than about the app
 _HEAD_LIMIT_BYTES: Final = 64 * 1024
 
 
@@ -106,16 +107,17 @@ async def wait_until_healthy(
     deadline = loop.time() + health.timeout_seconds
     pause = pauses(health.interval_seconds)
     attempt = 0
+    remaining = health.timeout_seconds
     while True:
-        remaining = deadline - loop.time()
-        answer = await probe(host, port, health.path, probe_bound(health.timeout_seconds, max(remaining, 0.001)))
+        answer = await probe(host, port, health.path, probe_bound(health.timeout_seconds, remaining))
         if answer.is_healthy and (complaint := is_ours()):
             answer = ProbeAnswer(False, complaint)
         on_answer(answer)
         if answer.is_healthy:
             return answer
-        remaining = deadline - loop.time()
-        if remaining <= 0:
-            raise Unhealthy(answer.reason)
-        await asyncio.sleep(min(pause(attempt), remaining))
+        await asyncio.sleep(min(pause(attempt), max(0.0, deadline - loop.time())))
         attempt += 1
+        remaining = deadline - loop.time()
+        if remaining < _LEAST_BOUND_SECONDS:
+            # Not one more probe that could only time out: what the last real one found is the reason.
+            raise Unhealthy(answer.reason)

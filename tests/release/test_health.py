@@ -109,7 +109,7 @@ def test_waiting_ends_with_the_last_reason_when_time_is_up() -> None:
     async def use(port: int) -> None:
         with pytest.raises(Unhealthy, match="answered 503"):
             await wait_until_healthy(
-                "127.0.0.1", port, HealthConfig("/ping", 0.1, 0.01, 0.0), lambda: "", lambda answer: None
+                "127.0.0.1", port, HealthConfig("/ping", 0.5, 0.01, 0.0), lambda: "", lambda answer: None
             )
 
     run_against(answering(b"HTTP/1.1 503 Service Unavailable\r\n\r\n"), use)
@@ -121,7 +121,7 @@ def test_a_stranger_on_the_port_never_passes() -> None:
             await wait_until_healthy(
                 "127.0.0.1",
                 port,
-                HealthConfig("/ping", 0.1, 0.01, 0.0),
+                HealthConfig("/ping", 0.5, 0.01, 0.0),
                 lambda: "the port belongs to pid 7",
                 lambda answer: None,
             )
