@@ -23,6 +23,8 @@ FORBIDDEN: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?=[^\n])|(?
 # More fields than any client sends; without it a 64 KiB head is 16,000 fields to walk over.
 MAX_FIELDS: Final = 500
 
+# Nearly every Connection field is one of these.
+_SINGLE: Final = frozenset({b"keep-alive", b"close"})
 _SPLIT: Final = re.compile(rb"([^:\r\n]++):[ \t]*+([^\r\n]*+)\r\n")
 
 
@@ -36,6 +38,8 @@ def split_fields(data: bytes, start: int, end: int) -> list[Field]:
 
 def list_items(value: bytes) -> list[bytes]:
     """Split a comma-separated value into its lowercased members; empty members are left out."""
+    if value in _SINGLE:
+        return [value]
     return [item for item in (part.strip(b" \t").lower() for part in value.split(b",")) if item]
 
 

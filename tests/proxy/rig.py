@@ -230,7 +230,7 @@ class Rig:
         while not condition():
             left = deadline - time.monotonic()
             assert left > 0, f"in vain; last messages: {self.messages[-5:]}"
-            self._read(left)
+            self._read(min(left, 0.05))
 
     def _read(self, seconds: float) -> None:
         if select.select([self.link], [], [], seconds)[0]:
