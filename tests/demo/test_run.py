@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -136,12 +137,16 @@ def test_reader_who_leaves_ends_the_demo() -> None:
 def test_kept_directory_is_named_and_has_the_log() -> None:
     with run_demo("--keep") as demo:
         demo.read_until("everything of this demo")
-        demo.read_until("deploy v2")
-        demo.process.send_signal(signal.SIGTERM)
-        demo.read_until("kept /")
-        demo.finish()
-        assert alive(demo.token) == []
         directory = demo.directory
         assert directory is not None
-        assert (directory / "daemon.log").is_file()
-        subprocess.run(["rm", "-rf", str(directory)], check=True)
+        try:
+            demo.read_until("deploy v2")
+            demo.process.send_signal(signal.SIGTERM)
+            demo.read_until("kept /")
+            demo.finish()
+            assert alive(demo.token) == []
+            assert (directory / "daemon.log").is_file()
+        finally:
+            demo.process.kill()
+            demo.process.wait()
+            shutil.rmtree(directory)
