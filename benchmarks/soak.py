@@ -3,8 +3,8 @@
 
     python3 benchmarks/soak.py [--deploys 200] [--app gunicorn|stub] [--pyz dist/rollbridge.pyz]
 
-Compares the daemon and its proxy workers after the tenth deploy and at the end. Exit 0: all well; 1: a request or a
-deploy failed, or something grew beyond the tolerance that the table shows.
+Compares the daemon and its proxy workers after the tenth deploy, half-way and at the end. Exit 0: all well; 1: a
+request or a deploy failed, or something grew beyond the tolerance that the table shows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import argparse
 import importlib.util
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,37 +30,51 @@ RELEASE_NAMES = 4  # directories used in turns; ids are new each time
 SETTLE_SECONDS = 60.0
 # A worker keeps a few idle connections to the app: how many depends on what its last requests were.
 WORKER_FD_TOLERANCE = 8
-# The daemon's list of events fills up to its thousand, some 300 bytes each as objects, and glibc and pymalloc keep
-# what they once had: neither grows with the number of deploys.
+# Resident memory goes up and down with what the allocators have given back: the lowest value after the last so many
+# deploys counts. Of a leak it shows everything.
+RSS_SAMPLES = 8
+# The daemon's list of events fills up to its thousand within the first hundred deploys.
 RSS_TOLERANCE_KIB = 6 * 1024
+RSS_TOLERANCE_OF_SECOND_HALF_KIB = 2 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One number of one process; ``tolerance`` is how much more it may be at the end."""
+    """One number of one process.
+
+    ``tolerance`` is how much more it may be at the end than after the tenth deploy, ``late_tolerance`` than half-way.
+    """
 
     name: str
     value: int
     tolerance: int
+    late_tolerance: int
 
 
-def figures(application: Application) -> list[Figure]:
-    """The figures of the daemon and of every proxy worker, now."""
-    daemon = application.daemon_pid()
+def workers_of(daemon: int) -> list[int]:
+    return sorted(line.pid for line in children(daemon) if "_proxy-worker" in line.command)
+
+
+def figures(daemon: int, resident_kib: Mapping[int, Sequence[int]]) -> list[Figure]:
+    """The figures of the daemon and of every proxy worker, now; ``resident_kib`` are the samples taken of each pid."""
+
+    def resident(name: str, pid: int) -> Figure:
+        lowest = min(resident_kib.get(pid, [])[-RSS_SAMPLES:], default=0)
+        return Figure(f"{name}: resident KiB", lowest, RSS_TOLERANCE_KIB, RSS_TOLERANCE_OF_SECOND_HALF_KIB)
+
     found = [
-        Figure("daemon: descriptors", count_fds(daemon), 0),
-        Figure("daemon: threads", status_number(daemon, "Threads"), 0),
-        Figure("daemon: children", len(children(daemon)), 0),
-        Figure("daemon: zombies", len(zombies_of(daemon)), 0),
-        Figure("daemon: resident KiB", status_number(daemon, "VmRSS"), RSS_TOLERANCE_KIB),
+        Figure("daemon: descriptors", count_fds(daemon), 0, 0),
+        Figure("daemon: threads", status_number(daemon, "Threads"), 0, 0),
+        Figure("daemon: children", len(children(daemon)), 0, 0),
+        Figure("daemon: zombies", len(zombies_of(daemon)), 0, 0),
+        resident("daemon", daemon),
     ]
-    workers = sorted(line.pid for line in children(daemon) if "_proxy-worker" in line.command)
-    for number, pid in enumerate(workers):
+    for number, pid in enumerate(workers_of(daemon)):
         found += [
-            Figure(f"worker {number}: descriptors", count_fds(pid), WORKER_FD_TOLERANCE),
-            Figure(f"worker {number}: threads", status_number(pid, "Threads"), 0),
-            Figure(f"worker {number}: children", len(children(pid)), 0),
-            Figure(f"worker {number}: resident KiB", status_number(pid, "VmRSS"), RSS_TOLERANCE_KIB),
+            Figure(f"worker {number}: descriptors", count_fds(pid), WORKER_FD_TOLERANCE, WORKER_FD_TOLERANCE),
+            Figure(f"worker {number}: threads", status_number(pid, "Threads"), 0, 0),
+            Figure(f"worker {number}: children", len(children(pid)), 0, 0),
+            resident(f"worker {number}", pid),
         ]
     return found
 
@@ -86,6 +100,7 @@ class Soak:
         self.longest_seconds = 0.0
         self.problems: list[str] = []
         self.deploy_seconds: list[float] = []
+        self.resident_kib: dict[int, list[int]] = {}
 
     def prepare(self) -> None:
         application = self.application
@@ -106,6 +121,9 @@ class Soak:
         self.deploy_seconds.append(time.monotonic() - began)
         if result.code:
             self.problems.append(f"deploy {number} failed: {result}")
+        daemon = self.application.daemon_pid()
+        for pid in (daemon, *workers_of(daemon)):
+            self.resident_kib.setdefault(pid, []).append(status_number(pid, "VmRSS"))
 
     def deploys_under_load(self, first: int, last: int) -> None:
         """Deploys ``first`` to ``last`` with clients of every kind at work all the time."""
@@ -121,30 +139,30 @@ class Soak:
             self.problems.append(load.describe_failures())
         wait_until_settled(self.application)
 
-    def compare(self, before: Sequence[Figure], after: Sequence[Figure]) -> None:
-        """Print both measurements side by side and note what grew."""
-        print(f"\n  {'':<26}{'after ' + str(WARM_DEPLOYS):>12}{'at the end':>12}{'allowed':>10}")
-        ends = {figure.name: figure for figure in after}
-        if [figure.name for figure in before] != [figure.name for figure in after]:
+    def compare(self, early: Sequence[Figure], middle: Sequence[Figure], late: Sequence[Figure]) -> None:
+        """Print the three measurements side by side and note what grew."""
+        if not [one.name for one in early] == [one.name for one in middle] == [one.name for one in late]:
             self.problems.append("the number of proxy workers changed")
-        for figure in before:
-            end = ends.get(figure.name)
-            if end is None:
-                continue
-            grew = end.value - figure.value > figure.tolerance
+            return
+        print(f"\n  {'':<26}{'10th':>10}{'half-way':>10}{'end':>10}  allowed since")
+        for first, half, last in zip(early, middle, late, strict=True):
+            allowed = f"+{last.tolerance}, +{last.late_tolerance}"
+            grew = last.value > first.value + last.tolerance or last.value > half.value + last.late_tolerance
             if grew:
-                self.problems.append(f"{figure.name} grew from {figure.value} to {end.value}")
-            verdict = "  GREW" if grew else ""
-            print(f"  {figure.name:<26}{figure.value:>12}{end.value:>12}{'+' + str(figure.tolerance):>10}{verdict}")
+                self.problems.append(f"{last.name} grew: {first.value}, {half.value}, {last.value}")
+            print(f"  {last.name:<26}{first.value:>10}{half.value:>10}{last.value:>10}  {allowed}{' GREW' * grew}")
 
     def run(self, deploys: int) -> None:
         self.prepare()
-        warm = min(WARM_DEPLOYS, deploys)
-        self.deploys_under_load(1, warm)
-        before = figures(self.application)
-        if deploys > warm:
-            self.deploys_under_load(warm + 1, deploys)
-        self.compare(before, figures(self.application))
+        half = max(WARM_DEPLOYS, deploys // 2)
+        measured = []
+        done = 0
+        for goal in (WARM_DEPLOYS, half, deploys):
+            if goal > done:
+                self.deploys_under_load(done + 1, goal)
+                done = goal
+            measured.append(figures(self.application.daemon_pid(), self.resident_kib))
+        self.compare(*measured)
         times = sorted(self.deploy_seconds)
         print(f"\n  deploys: {deploys}, median {times[len(times) // 2]:.2f} s, slowest {times[-1]:.2f} s")
         print(f"  requests: {self.requests}, slowest answer {self.longest_seconds * 1000:.0f} ms")
@@ -160,10 +178,12 @@ def file_to_test(given: str | None) -> Path:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--deploys", type=int, default=200)
+    parser.add_argument("--deploys", type=int, default=200, help="at least 10; default: %(default)s")
     parser.add_argument("--app", choices=["gunicorn", "stub"], help="default: gunicorn when it can be imported")
     parser.add_argument("--pyz", help="default: dist/rollbridge.pyz of this checkout")
     options = parser.parse_args()
+    if options.deploys < WARM_DEPLOYS:
+        parser.error(f"--deploys must be at least {WARM_DEPLOYS}")
     app = options.app or ("gunicorn" if importlib.util.find_spec("gunicorn") else "stub")
     application = Application(python_command(file_to_test(options.pyz)), "soak")
     soak = Soak(application, app, is_websocket=app == "stub")
