@@ -9,9 +9,9 @@ from rollbridge.proxy.fields import FIELD_BLOCK, FORBIDDEN, TOKEN_CLASS, Field, 
 
 # Fifteen digits are an exabyte; sixteen would leave the signed 64-bit range.
 _SIZE: Final = rb"([0-9A-Fa-f]{1,15})"
-_QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t -~\x80-\xff])*+"'
+_QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t -~\x80-\xff])*"'
 _EXTENSION: Final = (
-    rb"(?:[ \t]*+;[ \t]*+" + TOKEN_CLASS + rb"++(?:[ \t]*+=[ \t]*+(?:" + TOKEN_CLASS + rb"++|" + _QUOTED + rb"))?+)*+"
+    rb"(?:[ \t]*+;[ \t]*+" + TOKEN_CLASS + rb"++(?:[ \t]*+=[ \t]*+(?:" + TOKEN_CLASS + rb"++|" + _QUOTED + rb"))?)*"
 )
 _CHUNK_LINE: Final = re.compile(_SIZE + _EXTENSION + rb"\r\n")
 _LINE_START: Final = re.compile(rb"[0-9A-Fa-f]{1,15}+(?:[ \t;\r]|\Z)")

@@ -56,7 +56,7 @@ _REQUEST: Final = re.compile(
 _REQUEST_LINE: Final = re.compile(rb"(" + TOKEN_CLASS + rb"++) ([!-~]++) HTTP/([0-9])\.([0-9])")
 _ABSOLUTE: Final = re.compile(rb"(?i:http(s?))://([^/?#]*+)([^#]*+)")
 _HOST: Final = re.compile(
-    rb"(?:\[[0-9A-Fa-f:.]++\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*+)(?::[0-9]*+)?+",
+    rb"(?:\[[0-9A-Fa-f:.]++\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*+)(?::[0-9]*+)?",
 )
 
 # Fields that are treated by name; everything else is passed on as it is. Hop-by-hop ones (RFC 9110, section 7.6.1) are

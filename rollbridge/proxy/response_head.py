@@ -38,7 +38,7 @@ class ResponseHead:
 
 
 _RESPONSE: Final = re.compile(
-    rb"HTTP/1\.([01]) (([1-9][0-9][0-9])(?: [\t -~\x80-\xff]*+)?+)\r\n(" + FIELD_LINES + rb")\r\n"
+    rb"HTTP/1\.([01]) (([1-9][0-9][0-9])(?: [\t -~\x80-\xff]*+)?)\r\n(" + FIELD_LINES + rb")\r\n"
 )
 _DROPPED: Final = 0
 _LENGTH: Final = 1
