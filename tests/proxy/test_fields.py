@@ -16,7 +16,8 @@ def test_no_group_is_repeated_possessively(module: object) -> None:
     patterns = [value for value in vars(module).values() if isinstance(value, re.Pattern)]
     assert patterns
     for pattern in patterns:
-        assert not re.search(rb"\)(?:[*+?]|\{[0-9,]*\})\+", pattern.pattern)
+        without_classes = re.sub(rb"\[(?:\\.|[^\]])*\]", b"", pattern.pattern)
+        assert not re.search(rb"\)(?:[*+?]|\{[0-9,]*\})\+", without_classes)
 
 
 @pytest.mark.parametrize(
