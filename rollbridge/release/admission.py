@@ -31,9 +31,16 @@ def identify(request: DeployRequest) -> ReleaseIdentity:
     ends, and every restart of it must find the same code. The id is by default the directory's name,
     the revision the id.
     """
-    path = os.path.realpath(request.release_path)
-    if not Path(path).is_dir():
-        what = "is not a directory" if Path(path).exists() else "does not exist"
+    try:
+        path = os.path.realpath(request.release_path)
+        what = "" if Path(path).is_dir() else "is not a directory" if Path(path).exists() else "does not exist"
+    except (OSError, ValueError) as error:  # not ours to enter, too long, with a NUL in it
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise BadRequest(
+            f"release path {request.release_path[:200]!r} cannot be used: {str(reason).lower()}. Name a directory "
+            f"that the daemon's user may enter"
+        ) from error
+    if what:
         raise BadRequest(f"release path {request.release_path} {what}: prepare the release there, then deploy again")
     release_id = request.release_id if request.release_id is not None else Path(path).name
     revision = request.revision if request.revision is not None else release_id
@@ -65,7 +72,7 @@ def rollback_target(fleet: Fleet, release_id: str | None) -> Release:
     if release_id is None:
         if not retained:
             raise OperationRefused("no release has been retired yet, so there is nothing to roll back to")
-        return max(retained, key=lambda release: release.drain_started_at or release.stopped_at or 0.0)
+        return _present(max(retained, key=lambda release: release.drain_started_at or release.stopped_at or 0.0))
     active = fleet.active
     if active is not None and active.release_id == release_id:
         return active
@@ -73,10 +80,14 @@ def rollback_target(fleet: Fleet, release_id: str | None) -> Release:
     if not named:
         known = ", ".join(dict.fromkeys(release.release_id for release in retained)) or "none"
         raise OperationRefused(f"release {release_id} is not retained; those that are: {known}")
-    target = named[-1]
-    if target.state is ReleaseState.STOPPED and not Path(target.release_path).is_dir():
+    return _present(named[-1])
+
+
+def _present(target: Release) -> Release:
+    """Return ``target``; raise OperationRefused when it would have to start and its directory is gone."""
+    if target.state is ReleaseState.STOPPED and not os.path.isdir(target.release_path):  # noqa: PTH112 - never raises
         raise OperationRefused(
-            f"release {release_id} cannot come back: its directory {target.release_path} is gone. Restore it, or "
-            f"deploy another release"
+            f"release {target.release_id} cannot come back: its directory {target.release_path} is gone. Restore it, "
+            f"roll back to another with --release-id, or deploy another release"
         )
     return target

@@ -16,7 +16,7 @@ from rollbridge.release.admission import DeployRequest, already_active, identify
 from rollbridge.release.errors import OperationFailed, OperationRefused
 from rollbridge.release.fleet import Fleet, ReleaseIdentity
 from rollbridge.release.release import Release
-from rollbridge.release.retire import prune, retire_in_background, revive
+from rollbridge.release.retire import can_take_over_as_it_is, prune, retire_in_background, revive
 from rollbridge.release.starting import (
     allocate_release_ports,
     allocate_shared_ports,
@@ -65,7 +65,7 @@ async def rollback(fleet: Fleet, release_id: str | None, wait: bool, report: Pro
             report.tell(Step.DONE, f"release {target.release_id} is already active")
             return DeployResult(target.release_id, target.release_id, changed=False)
         config = reload(fleet, report)
-        if target.state is ReleaseState.DRAINING and not target.is_stopping:
+        if can_take_over_as_it_is(target):
             return await reactivate(fleet, config, target, report)
         identity = ReleaseIdentity(target.release_id, target.release_path, target.revision)
         return await bring_up(fleet, config, identity, report, "rollback")
@@ -112,30 +112,49 @@ async def bring_up(
 ) -> DeployResult:
     """Start the release, wait until it is healthy, switch to it, and let the old one go."""
     previous = fleet.active
-    candidate = admit(fleet, config, identity, report)
+    try:
+        candidate = admit(fleet, config, identity, report)
+    except OperationFailed as error:
+        raise _with_standing(error, previous, report) from error
     started_services: list[ManagedProcess] = []
     try:
+        check_definitions(fleet, config, candidate)
         await start_services(fleet, config, candidate, report, started_services)
         await start_release(fleet, config, candidate, report)
         await wait_until_release_is_healthy(fleet, config, candidate, started_services, report)
         await switch(fleet, candidate, previous, report)
     except BaseException as error:
         await asyncio.shield(undo(fleet, candidate, previous, started_services, report, error))
-        standing = f"Release {previous.release_id} is still serving." if previous else "No release is serving."
-        if isinstance(error, OperationFailed):
-            raise OperationFailed(
-                f"{error}. {standing}", phase=error.phase, process=error.process, probe=error.probe, lines=error.lines
-            ) from error
-        if isinstance(error, TemplateError):
-            raise OperationFailed(f"{error}. {standing}", phase=report.step.value) from error
+        if isinstance(error, OperationFailed | TemplateError):
+            raise _with_standing(error, previous, report) from error
         raise
     fleet.config = config
     return await settle(fleet, candidate, previous, report, cause)
 
 
+def _with_standing(
+    error: OperationFailed | TemplateError, previous: Release | None, report: ProgressReport
+) -> OperationFailed:
+    """Return ``error`` with a last sentence that says where the operator stands."""
+    text = f"{error}. " + (f"Release {previous.release_id} is still serving." if previous else "No release is serving.")
+    if isinstance(error, TemplateError):
+        return OperationFailed(text, phase=report.step.value)
+    return OperationFailed(text, phase=error.phase, process=error.process, probe=error.probe, lines=error.lines)
+
+
+def check_definitions(fleet: Fleet, config: Config, release: Release) -> None:
+    """Raise TemplateError when something is not to be defined that starts only behind the switch, too late to undo."""
+    for policy in (Policy.SERVICE, Policy.SINGLETON):
+        shared_specs(fleet, config, release, policy)
+
+
 async def reactivate(fleet: Fleet, config: Config, target: Release, report: ProgressReport) -> DeployResult:
     """Switch back to a release that still drains, as it is."""
     previous = fleet.active
+    try:
+        check_definitions(fleet, config, target)
+    except TemplateError as error:
+        raise _with_standing(error, previous, report) from error
     revive(fleet, target)
     await switch(fleet, target, previous, report)
     fleet.config = config

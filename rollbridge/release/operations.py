@@ -10,7 +10,7 @@ from rollbridge.release.errors import OperationFailed, OperationRefused
 from rollbridge.release.fleet import Fleet
 from rollbridge.release.release import Release
 from rollbridge.release.retire import retire_in_background, stop_processes
-from rollbridge.release.states import ReleaseEvent
+from rollbridge.release.states import ReleaseEvent, ReleaseState
 
 
 async def stop_release(fleet: Fleet, release_id: str | None) -> Release:
@@ -31,6 +31,10 @@ async def stop_release(fleet: Fleet, release_id: str | None) -> Release:
         fleet.around.record("stop requested", {"release_id": release.release_id})
         fleet.around.save()
     await asyncio.gather(*(asyncio.shield(task) for task in ending), return_exceptions=True)
+    if release.state is ReleaseState.ACTIVE:
+        raise OperationFailed(
+            f"release {release.release_id} is active again: a rollback came before it was stopped", phase="stop"
+        )
     return release
 
 
@@ -79,6 +83,7 @@ def _restartable(fleet: Fleet, process_id: str | None, policy: Policy | None) ->
         process
         for process in candidates
         if process.spec.process.policy is not Policy.PROXIED
+        and process.state is not ProcessState.STOPPED
         and (process_id is None or process.spec.process.id == process_id)
         and (policy is None or process.spec.process.policy is policy)
     ]
@@ -123,6 +128,9 @@ async def stop_everything(fleet: Fleet) -> None:
 
 
 async def kill_everything(fleet: Fleet) -> None:
-    """End every process tree at once: the operator has asked a second time."""
-    running = (ProcessState.STARTING, ProcessState.RUNNING, ProcessState.STOPPING)
-    await asyncio.gather(*(process.kill() for process in fleet.all_processes() if process.state in running))
+    """End every process tree at once: the operator has asked a second time.
+
+    A failed process too: its leader is gone, what outlived that may not be.
+    """
+    left = [process for process in fleet.all_processes() if process.state is not ProcessState.STOPPED]
+    await asyncio.gather(*(process.kill() for process in left))

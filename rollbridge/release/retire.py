@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from rollbridge.config.model import Policy
-from rollbridge.process.managed import ManagedProcess, StartFailed, StartReason
+from rollbridge.process.managed import ManagedProcess, ProcessState, StartFailed, StartReason
 from rollbridge.release.fleet import Fleet
 from rollbridge.release.release import Release
 from rollbridge.release.retention import Retired, releases_to_prune
@@ -14,6 +14,9 @@ from rollbridge.release.states import ReleaseEvent, ReleaseState
 
 def retire_in_background(fleet: Fleet, release: Release) -> asyncio.Task[None]:
     """Drain and stop ``release`` without holding up anybody; return the task that does."""
+    # What a rollback was bringing back in it is not wanted any more.
+    for key in [key for key in fleet.retirements if key.startswith(f"{release.key}/")]:
+        fleet.retirements.pop(key).cancel()
     task = asyncio.create_task(retire(fleet, release), name=f"retire {release.key}")
     fleet.retirements[release.key] = task
     task.add_done_callback(lambda done: _forget(fleet, release, done))
@@ -71,6 +74,12 @@ async def stop_processes(release: Release, already_stopping: list[asyncio.Task[N
     await asyncio.gather(*(process.stop() for process in services))
 
 
+def can_take_over_as_it_is(release: Release) -> bool:
+    """Whether a rollback needs only to switch: it drains, nothing but early companions was stopped, and it is up."""
+    is_up = all(process.state is ProcessState.RUNNING for process in release.proxied)
+    return release.state is ReleaseState.DRAINING and not release.is_stopping and is_up
+
+
 def revive(fleet: Fleet, release: Release) -> None:
     """End the drain of ``release``; companions that were already being stopped come back behind the switch."""
     task = fleet.retirements.pop(release.key, None)
@@ -81,8 +90,13 @@ def revive(fleet: Fleet, release: Release) -> None:
             back = asyncio.create_task(_bring_back(fleet, process), name=f"revive {process.spec.instance_id}")
             fleet.retirements[f"{release.key}/{process.spec.instance_id}"] = back
             back.add_done_callback(
-                lambda _, key=f"{release.key}/{process.spec.instance_id}": fleet.retirements.pop(key, None)  # type: ignore[misc]  # the default binds the loop's value
+                lambda done, key=f"{release.key}/{process.spec.instance_id}": _forget_return(fleet, key, done)  # type: ignore[misc]  # the default binds the loop's value
             )
+
+
+def _forget_return(fleet: Fleet, key: str, task: asyncio.Task[None]) -> None:
+    if fleet.retirements.get(key) is task:
+        del fleet.retirements[key]
 
 
 async def _bring_back(fleet: Fleet, process: ManagedProcess) -> None:
@@ -100,8 +114,11 @@ def prune(fleet: Fleet) -> None:
     """
     ended = [one for one in fleet.releases if one.state in (ReleaseState.STOPPED, ReleaseState.FAILED)]
     keys = {one.key for one in ended if _is_replaced(fleet, one)}
-    retired = [Retired(one.key, one.stopped_at or 0.0) for one in ended if one.key not in keys]
-    keys |= set(releases_to_prune(retired, fleet.config.release_retention, fleet.around.utc()))
+    for state in (ReleaseState.STOPPED, ReleaseState.FAILED):
+        # Each state for itself: ten deploys that failed must not push out the release to roll back to.
+        retired = [Retired(one.key, one.stopped_at or 0.0) for one in ended if one.state is state]
+        kept = [one for one in retired if one.key not in keys]
+        keys |= set(releases_to_prune(kept, fleet.config.release_retention, fleet.around.utc()))
     for release in [one for one in ended if one.key in keys]:
         fleet.releases.remove(release)
         for process in release.processes:

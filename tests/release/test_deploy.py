@@ -2,20 +2,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from rollbridge.config.load import load_config
 from rollbridge.process.exits import ExitStatus
+from rollbridge.process.managed import ProcessState
 from rollbridge.release.admission import DeployRequest
 from rollbridge.release.deploy import DeployResult, deploy, rollback
 from rollbridge.release.errors import BadRequest, OperationFailed, OperationRefused
-from rollbridge.release.operations import restart_processes, stop_release
+from rollbridge.release.operations import kill_everything, restart_processes, stop_release
 from rollbridge.release.release import Connections
 from rollbridge.release.states import ReleaseState
 from rollbridge.release.steps import ProgressReport
-from tests.release.fakes import World, settled
+from tests.release.fakes import FakeProcess, World, settled
 
 CONFIG = """
 application = "shop"
@@ -417,5 +420,158 @@ def test_replicas_that_were_released_are_not_the_next_to_be_given_out(world: Wor
             assert active is not None
             ports.append(active.ports["web"])
         assert ports == [(18182,), (18183,), (18184,)]
+
+    run(story)
+
+
+def test_a_revived_release_that_is_retired_again_does_not_get_its_companion_back_afterwards(world: World) -> None:
+    async def story() -> None:
+        await bring(world, "r1")
+        world.traffic.set_in_flight("r1", Connections(websocket=1))
+        gate = world.slow_stops["mailer"] = asyncio.Event()
+        await bring(world, "r2")
+        await settled()  # r1's mailer is being stopped, and takes its time
+        await back(world)
+        await settled()  # it is to come back when that is over
+        await bring(world, "r3")
+        world.traffic.set_in_flight("r1", Connections())
+        await settled()
+        world.journal.clear()
+        gate.set()
+        await settled()
+        assert states(world)["r1"] == "stopped"
+        assert "r1.mailer.0" not in world.starts()
+
+    run(story)
+
+
+def test_a_draining_release_whose_web_process_is_down_is_brought_up_anew(world: World) -> None:
+    async def story() -> None:
+        await bring(world, "r1")
+        world.traffic.set_in_flight("r1", Connections(websocket=1))
+        await bring(world, "r2")
+        await settled()
+        cast("FakeProcess", world.fleet.releases[0].proxied[0]).state = ProcessState.FAILED
+        await back(world)
+        active = world.fleet.active
+        assert active is not None
+        assert active.key == "r1~2"
+
+    run(story)
+
+
+def test_a_singleton_that_cannot_be_defined_for_a_release_is_found_out_before_the_switch(world: World) -> None:
+    async def story() -> None:
+        await bring(world, "r1")
+        define_singleton(world, "run {{release_path}}")
+        (Path(world.config.source_path).parent / "r 2").mkdir()
+        report = ProgressReport(world.progress.append, world.fleet.around.clock)
+        path = str(Path(world.config.source_path).parent / "r 2")
+        with pytest.raises(OperationFailed, match=r"scheduler.*a shell would interpret.*Release r1 is still serving"):
+            await deploy(world.fleet, DeployRequest(path, release_id="r2"), report)
+        assert "switch r2" not in world.journal
+        assert states(world)["r1"] == "active"
+
+    run(story)
+
+
+def test_a_rollback_to_a_draining_release_that_cannot_be_defined_any_more_changes_nothing(world: World) -> None:
+    async def story() -> None:
+        (Path(world.config.source_path).parent / "r 1").mkdir()
+        report = ProgressReport(world.progress.append, world.fleet.around.clock)
+        path = str(Path(world.config.source_path).parent / "r 1")
+        await deploy(world.fleet, DeployRequest(path, release_id="r1"), report)
+        world.traffic.set_in_flight("r1", Connections(websocket=1))
+        await bring(world, "r2")
+        define_singleton(world, "run {{release_path}}")
+        with pytest.raises(OperationFailed, match=r"a shell would interpret.*Release r2 is still serving"):
+            await back(world)
+        assert states(world) == {"r1": "draining", "r2": "active"}
+
+    run(story)
+
+
+def define_singleton(world: World, command: str) -> None:
+    scheduler = replace(world.config.processes["scheduler"], command=command)
+    world.reconfigure(processes={**world.config.processes, "scheduler": scheduler})
+
+
+def test_releases_that_failed_do_not_push_out_those_that_can_come_back(world: World) -> None:
+    async def story() -> None:
+        await bring(world, "r1")
+        await bring(world, "r2")
+        await settled()
+        world.broken.add("web")
+        for number in range(4):
+            (Path(world.config.source_path).parent / f"bad{number}").mkdir()
+            with pytest.raises(OperationFailed):
+                await bring(world, f"bad{number}")
+        assert states(world) == {"r1": "stopped", "r2": "active", "bad2": "failed", "bad3": "failed"}
+
+    run(story)
+
+
+def test_the_release_before_cannot_come_back_without_its_directory_named_or_not(world: World) -> None:
+    async def story() -> None:
+        await bring(world, "r1")
+        await bring(world, "r2")
+        await settled()
+        (Path(world.config.source_path).parent / "r1").rmdir()
+        with pytest.raises(OperationRefused, match="is gone"):
+            await back(world)
+
+    run(story)
+
+
+def test_a_stop_that_a_rollback_overtakes_does_not_say_that_the_release_is_stopped(world: World) -> None:
+    async def story() -> None:
+        await bring(world, "r1")
+        world.traffic.set_in_flight("r1", Connections(websocket=1))
+        stopping = asyncio.create_task(stop_release(world.fleet, None))
+        await settled()
+        await back(world)
+        with pytest.raises(OperationFailed, match="release r1 is active again"):
+            await stopping
+
+    run(story)
+
+
+def test_a_restart_of_everything_leaves_out_what_a_stop_has_stopped(world: World) -> None:
+    async def story() -> None:
+        await bring(world, "r1")
+        await stop_release(world.fleet, None)
+        assert await restart_processes(world.fleet, None, None) == ["broker"]
+        with pytest.raises(OperationRefused, match="nothing to restart"):
+            await restart_processes(world.fleet, "scheduler", None)
+
+    run(story)
+
+
+def test_without_ports_the_message_says_what_serves(world: World) -> None:
+    async def story() -> None:
+        await bring(world, "r1")
+        world.fleet.shared_ports.update({str(port): port for port in range(18182, 18191)})
+        with pytest.raises(OperationFailed, match=r"no 1 free port.*Release r1 is still serving"):
+            await bring(world, "r2")
+
+    run(story)
+
+
+def test_a_path_that_cannot_even_be_looked_at_is_asked_wrongly(world: World) -> None:
+    async def story() -> None:
+        for name in ("nul\0byte", "x" * 300):
+            with pytest.raises(BadRequest, match="release path"):
+                await bring(world, name)
+
+    run(story)
+
+
+def test_a_second_request_to_end_reaches_what_outlived_a_process_that_had_failed(world: World) -> None:
+    async def story() -> None:
+        await bring(world, "r1")
+        cast("FakeProcess", world.fleet.services["broker"]).state = ProcessState.FAILED
+        world.journal.clear()
+        await kill_everything(world.fleet)
+        assert "kill broker" in world.journal
 
     run(story)
