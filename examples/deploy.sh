@@ -62,26 +62,25 @@ mkdir -p "$APP_ROOT/releases"
 exec 9>"$APP_ROOT/releases/.lock"
 flock -n 9 || die 4 "another deploy is running (it holds $APP_ROOT/releases/.lock)"
 
-# --- 1. unpack, beside its final name: a half unpacked directory is never mistaken for a release
+# --- 1. unpack
 
 release_path=$APP_ROOT/releases/$release_id
 [ ! -e "$release_path" ] || die 2 "release $release_id exists already: choose another id"
-new=$APP_ROOT/releases/.new-$release_id
-trap 'rm -rf "$new"' EXIT
+trap 'rm -rf "$release_path"' EXIT # until it is handed over: half a release is of no use
 trap 'exit 1' HUP INT TERM
-rm -rf "$APP_ROOT"/releases/.new-*
-mkdir "$new"
+mkdir "$release_path"
 say "unpacking $archive"
-tar -xzf "$archive" --no-same-owner -C "$new" 9>&- || die 1 "$archive could not be unpacked"
-
-# --- 2. prepare: what the release needs before it can start (dependencies, assets, a check of its own)
-
-if [ -x "$new/bin/prepare" ]; then
-    say "running bin/prepare"
-    (cd "$new" && ./bin/prepare) 9>&- || die 1 "bin/prepare failed; nothing was changed"
-fi
-mv "$new" "$release_path"
+tar -xzf "$archive" --no-same-owner -C "$release_path" 9>&- || die 1 "$archive could not be unpacked"
 touch "$release_path" # tar has set the time of packing; what is newest is decided below
+
+# --- 2. prepare: what the release needs before it can start (dependencies, assets, a check of its own).
+# At its final path: a Python virtual environment, for one, cannot be moved.
+
+if [ -x "$release_path/bin/prepare" ]; then
+    say "running bin/prepare"
+    (cd "$release_path" && ./bin/prepare) 9>&- || die 1 "bin/prepare failed; nothing was changed"
+fi
+trap - EXIT
 
 # --- 3. switch. --wait: another deploy (somebody at a terminal) is waited for instead of failing
 

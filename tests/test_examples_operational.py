@@ -235,10 +235,11 @@ def deployer(application: Application) -> Deployer:
 
 
 def test_the_script_starts_the_daemon_and_switches_from_release_to_release(deployer: Deployer) -> None:
-    archive = deployer.pack(prepare="echo ready > prepared")
+    archive = deployer.pack(prepare="pwd > prepared")
     deployer.run(archive, "v1", expect=0)
     assert deployer.application.serving()[0] == "v1"
-    assert (deployer.releases / "v1" / "prepared").read_text() == "ready\n"
+    # Prepared where it will run: a virtual environment, for one, holds its own path.
+    assert (deployer.releases / "v1" / "prepared").read_text() == f"{deployer.releases / 'v1'}\n"
     pid = deployer.application.daemon_pid()
     deployer.run(archive, "v2", expect=0)
     assert deployer.application.serving()[0] == "v2"
