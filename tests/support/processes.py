@@ -10,7 +10,8 @@ from pathlib import Path
 
 from tests.support.waiting import wait_until
 
-MARK_VARIABLE = "ROLLBRIDGE_TEST_MARK"
+# Not ROLLBRIDGE_...: that the daemon does not hand on, and what must not survive could not be found.
+MARK_VARIABLE = "RBT_MARK"
 
 
 @dataclass(frozen=True, slots=True)
