@@ -59,7 +59,12 @@ def take_over(supervisor: Supervisor, recorded: RecordedState) -> Adopted:
         fleet.shared_ports.update(recorded.shared_ports)
     for one in recorded.releases:
         _take_release(supervisor, one, is_same_boot, adopted)
-    template = fleet.active or next((release for release in fleet.releases if release.is_alive), None)
+    # Services outlive the releases: after a stop, the last one defines them as it did.
+    ended = fleet.releases[-1] if fleet.releases else None
+    template = fleet.active or next((release for release in fleet.releases if release.is_alive), ended)
+    if is_same_boot and template is None:
+        for record in (*recorded.services, *recorded.singletons):
+            supervisor.keep_orphan(record, "no release is known any more that defines it")
     if is_same_boot and template is not None:
         for policy, records, place in (
             (Policy.SERVICE, recorded.services, fleet.services),
@@ -129,23 +134,29 @@ def _adopt(
 
 
 async def repair(supervisor: Supervisor, adopted: Adopted) -> None:
-    """Undo the deploy that had not switched, complete what had, start again what should run and does not."""
+    """Undo the deploy that had not switched, complete what had, start again what should run and does not.
+
+    A shutdown that comes meanwhile has the last word: nothing is started behind it.
+    """
     fleet = supervisor.fleet
     if adopted.alive or adopted.gone:
         supervisor.machinery.events.record("adopted", {"alive": adopted.alive, "gone": adopted.gone})
     for release in adopted.unfinished:
         await asyncio.gather(*(process.stop() for process in release.processes))
+        if fleet.is_shutting_down:
+            return
         release.apply(ReleaseEvent.GAVE_UP, fleet.around.utc())
         supervisor.machinery.events.record(
             "release failed", {"release_id": release.release_id, "error": "the daemon ended before the switch"}
         )
     for release in fleet.releases:
+        if release.is_routed:
+            for process in release.processes:
+                process.end_probation()
         if release.state is ReleaseState.DRAINING:
             retire_in_background(fleet, release)
     active = fleet.active
     if active is not None:
-        for process in active.processes:
-            process.end_probation()
         await _start_missing(fleet, active, adopted)
     prune(fleet)
     fleet.around.save()
@@ -179,7 +190,10 @@ async def _start_shared(
 
 
 async def _start_again(fleet: Fleet, process: ManagedProcess) -> None:
+    if fleet.is_shutting_down:
+        return
     if process.state in (ProcessState.STARTING, ProcessState.RUNNING):
+        process.end_probation()
         return
     try:
         await process.start(StartReason.CRASH)

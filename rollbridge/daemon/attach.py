@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import select
+import signal
 import socket
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
+import psutil
+
 from rollbridge.daemon.recorded import RecordedWorker
-from rollbridge.process.identity import ProcessIdentity, is_alive
+from rollbridge.process.identity import ProcessIdentity, held_pidfd, is_alive, read_start_ticks
 from rollbridge.proxy.messages import MAX_LINE_BYTES, BadMessage, Hello, Welcome, decode, encode
 
 _ANSWER_SECONDS: Final = 2.0  # a living worker answers in microseconds; a stopped one must not hold up the start
@@ -39,7 +45,11 @@ class Attachment:
 def attach_workers(
     recorded: Sequence[RecordedWorker], boot_id: str, record: Callable[[str, dict[str, object]], None]
 ) -> Attachment:
-    """Greet every recorded worker that lives; one that does not answer as expected is reported and left alone."""
+    """Greet every recorded worker that lives.
+
+    One that does not answer as expected is killed: it would go on serving by a route that nobody can tell it to
+    leave, and it holds the listening socket.
+    """
     workers: list[AttachedWorker] = []
     listener: socket.socket | None = None
     for one in recorded:
@@ -49,7 +59,8 @@ def attach_workers(
         try:
             worker, passed = _greet(one, identity)
         except (OSError, BadMessage) as error:
-            record("worker not attached", {"worker": one.index, "pid": one.pid, "error": str(error)})
+            record("worker killed: no answer", {"worker": one.index, "pid": one.pid, "error": str(error)})
+            _kill(identity)
             continue
         workers.append(worker)
         if listener is None:
@@ -59,13 +70,57 @@ def attach_workers(
     return Attachment(tuple(workers), listener)
 
 
+def _kill(identity: ProcessIdentity) -> None:
+    """Kill a worker and wait until the kernel has taken back what it held, the listening socket first of all."""
+    with contextlib.suppress(OSError), held_pidfd(identity) as descriptor:
+        if descriptor is not None:
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            poll = select.poll()
+            poll.register(descriptor, select.POLLIN)
+            poll.poll(_ANSWER_SECONDS * 1000)
+
+
+def unrecorded_workers(runtime_dir: str, recorded: Sequence[RecordedWorker]) -> tuple[RecordedWorker, ...]:
+    """Return who serves a worker's socket in ``runtime_dir`` without being recorded.
+
+    The earlier daemon may have died between a worker's start and the moment when the state was written.
+    """
+    known = {one.socket_path for one in recorded}
+    found = []
+    for path in sorted(Path(runtime_dir).glob("worker-*.sock")):
+        index = path.stem.removeprefix("worker-")
+        if str(path) in known or not index.isdecimal():
+            continue
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knock, contextlib.suppress(OSError):
+            knock.settimeout(_ANSWER_SECONDS)
+            knock.connect(str(path))
+            pid = _peer_pid(knock)
+            if (start_ticks := read_start_ticks(pid)) is not None:
+                found.append(RecordedWorker(int(index), pid, start_ticks, str(path)))
+    return tuple(found)
+
+
+def has_worker(runtime_dir: str) -> bool:
+    """Whether some proxy worker of this runtime directory runs, reachable or not."""
+    mark = f"--socket={runtime_dir}/worker-"
+    return any(
+        word.startswith(mark)
+        for process in psutil.process_iter(["cmdline"])
+        for word in process.info["cmdline"] or ()  # None for a process whose command line is not ours to read
+    )
+
+
+def _peer_pid(connected: socket.socket) -> int:
+    pid, _, _ = _UCRED.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return int(pid)
+
+
 def _greet(one: RecordedWorker, identity: ProcessIdentity) -> tuple[AttachedWorker, socket.socket | None]:
     link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         link.settimeout(_ANSWER_SECONDS)
         link.connect(one.socket_path)
-        credentials = link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        pid, _, _ = _UCRED.unpack(credentials)
+        pid = _peer_pid(link)
         if pid != one.pid:
             raise BadMessage(f"{one.socket_path} is served by pid {pid}, not by the worker")
         link.sendall(encode(Hello(want_listener=True)))

@@ -18,8 +18,8 @@ def bootstrap_request(supervisor: Supervisor) -> DeployRequest | None:
     options = supervisor.options
     if options.release_path is not None:
         return DeployRequest(options.release_path, options.release_id, options.revision)
-    if not options.resume:
-        return None
+    if not options.resume or supervisor.fleet.active is not None:
+        return None  # what an earlier daemon left running needs no start, and no directory either
     last = supervisor.fleet.last_active
     if last is None:
         raise DaemonFailed(
@@ -32,7 +32,7 @@ def bootstrap_request(supervisor: Supervisor) -> DeployRequest | None:
 async def bootstrap(supervisor: Supervisor) -> None:
     """Bring up what was asked for; raise DaemonFailed when it does not come up."""
     request = bootstrap_request(supervisor)
-    if request is None:
+    if request is None or supervisor.fleet.is_shutting_down:
         return
 
     def tell(progress: Progress) -> None:

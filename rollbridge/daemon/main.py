@@ -18,7 +18,7 @@ from rollbridge.config.load import load_config
 from rollbridge.config.model import Config
 from rollbridge.control.server import ControlServer, SocketInUse
 from rollbridge.daemon.adoption import repair, take_over
-from rollbridge.daemon.attach import AttachedWorker, attach_workers
+from rollbridge.daemon.attach import AttachedWorker, attach_workers, has_worker, unrecorded_workers
 from rollbridge.daemon.bootstrap import bootstrap
 from rollbridge.daemon.code_copies import delete_unused_copies
 from rollbridge.daemon.commands import command_handler
@@ -40,6 +40,8 @@ from rollbridge.process.reaper import Reaper
 from rollbridge.runtime import UnsafeDirectory, private_copy, runtime_info, self_command
 
 _REFUSED: Final = 4
+_PORT_SECONDS: Final = 5.0  # for a worker that was started in an earlier daemon's last moment to come up, or to die
+_PORT_POLL_SECONDS: Final = 0.05
 _ANSWER_GRACE_SECONDS: Final = 2.0  # for a client to read the answer of its shutdown
 
 
@@ -100,22 +102,37 @@ def _held(config: Config, events: EventLog, environ: Mapping[str, str]) -> Itera
     if loaded.complaint:
         events.record("state file unusable", {"error": loaded.complaint})
     recorded = read_recorded(loaded.state)
-    boot_id = read_boot_id()
-    attachment = attach_workers(recorded.workers if recorded.boot_id == boot_id else (), boot_id, events.record)
-    listener = attachment.listener
-    if listener is None:
-        try:
-            listener = open_listener(config.proxy.host, config.proxy.port, environ)
-        except ListenerError as error:
-            raise DaemonFailed(str(error), _REFUSED if error.is_held else 1) from error
-    elif listener.getsockname()[1] != config.proxy.port:
+    workers, listener = _take_listener(config, recorded, events, environ)
+    if listener.getsockname()[1] != config.proxy.port:
         raise DaemonFailed(
             f"the workers of the earlier daemon serve port {listener.getsockname()[1]}, the configuration says "
             f"{config.proxy.port}: set proxy.port back, start the daemon, and shut it down before you change the port",
             _REFUSED,
         )
     with listener:
-        yield Held(config, events, lock, recorded, attachment.workers, listener)
+        yield Held(config, events, lock, recorded, workers, listener)
+
+
+def _take_listener(
+    config: Config, recorded: RecordedState, events: EventLog, environ: Mapping[str, str]
+) -> tuple[tuple[AttachedWorker, ...], socket.socket]:
+    """Return the workers that live and the listening socket: theirs, or one of our own; raise DaemonFailed."""
+    boot_id = read_boot_id()
+    in_this_boot = recorded.workers if recorded.boot_id == boot_id else ()
+    deadline = time.monotonic() + _PORT_SECONDS
+    while True:
+        unrecorded = unrecorded_workers(config.runtime_dir, in_this_boot)
+        attachment = attach_workers((*in_this_boot, *unrecorded), boot_id, events.record)
+        if attachment.listener is not None:
+            return attachment.workers, attachment.listener
+        try:
+            return attachment.workers, open_listener(config.proxy.host, config.proxy.port, environ)
+        except ListenerError as error:
+            is_ours = error.is_held and has_worker(config.runtime_dir)
+            if not is_ours or attachment.workers or time.monotonic() >= deadline:
+                raise DaemonFailed(str(error), _REFUSED if error.is_held else 1) from error
+        # A worker of ours has the port: one that comes up, orphaned, and will answer, or one that dies.
+        time.sleep(_PORT_POLL_SECONDS)
 
 
 def _lasting_command(runtime_dir: str) -> list[str]:
@@ -155,24 +172,26 @@ async def _serve(held: Held, options: DaemonOptions, environ: dict[str, str]) ->
     failure: DaemonFailed | None = None
     try:
         adopted = take_over(supervisor, held.recorded)
+        outputs.delete_others(supervisor.known_instances())
         pool.begin_after(max((worker.generation for worker in held.workers), default=0))
         pool.announce(*supervisor.fleet.route())
         await pool.start()
         await repair(supervisor, adopted)
         await bootstrap(supervisor)
-        server = ControlServer(
-            config.control.path,
-            config.control.mode,
-            config.control.owner,
-            config.control.group,
-            command_handler(supervisor),
-        )
-        await server.start()
-        events.record("daemon ready", {"control": config.control.path, "port": config.proxy.port})
-        for name in delete_unused_copies(config.runtime_dir):
-            events.record("old copy deleted", {"name": name})
-        # Everything that is there now stays; the collector need not look at it again.
-        gc.freeze()
+        if not supervisor.fleet.is_shutting_down:
+            server = ControlServer(
+                config.control.path,
+                config.control.mode,
+                config.control.owner,
+                config.control.group,
+                command_handler(supervisor),
+            )
+            await server.start()
+            events.record("daemon ready", {"control": config.control.path, "port": config.proxy.port})
+            for name in delete_unused_copies(config.runtime_dir):
+                events.record("old copy deleted", {"name": name})
+            # Everything that is there now stays; the collector need not look at it again.
+            gc.freeze()
         await supervisor.ended.wait()
     except TimeoutError:
         log = Path(config.runtime_dir, "workers.log")

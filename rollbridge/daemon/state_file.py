@@ -19,8 +19,8 @@ class StateUnusable(Exception):
 
 
 def encode_state(state: Mapping[str, object]) -> bytes:
-    """Return the file's bytes."""
-    return json.dumps({"format": FORMAT, **state}, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    """Return the file's bytes; the lone surrogates of a path that is not UTF-8 survive as JSON escapes."""
+    return json.dumps({"format": FORMAT, **state}, separators=(",", ":")).encode("ascii") + b"\n"
 
 
 def decode_state(data: bytes) -> State:

@@ -73,6 +73,7 @@ class Supervisor:
                 create_process=self._create_process,
                 record=machinery.events.record,
                 save=self.save_soon,
+                save_now=self.save_now,
                 utc=time.time,
                 clock=time.monotonic,
                 environ=environ,
@@ -115,6 +116,11 @@ class Supervisor:
         if is_alive(ProcessIdentity(pid, ticks, boot_id)):
             self.orphans.append({"id": record.get("id"), "pid": pid, "start_ticks": ticks, "boot_id": boot_id})
             self.machinery.events.record("orphan found", {"process": record.get("id"), "pid": pid, "why": why})
+
+    def known_instances(self) -> set[str]:
+        """Return the ids of all processes that are managed, or at least kept account of."""
+        managed = {process.spec.instance_id for process in self.fleet.all_processes()}
+        return managed | {str(orphan.get("id")) for orphan in self.orphans}
 
     def status(self) -> Document:
         """Return the document of ``status --json`` (design, section 5)."""
@@ -211,14 +217,16 @@ class Supervisor:
         proxy = self.fleet.config.proxy
         self.machinery.events.record("shutting down", {})
         begin_ending(self.fleet)
-        await self.machinery.pool.stop(min(proxy.drain_timeout_seconds, proxy.force_stop_timeout_seconds))
-        await stop_everything(self.fleet)
-        self.machinery.events.record("shut down", {})
-        if self._save_handle is not None:
-            self._save_handle.cancel()
-        self._is_final = True
-        self.save_now()
-        self.ended.set()
+        try:
+            await self.machinery.pool.stop(min(proxy.drain_timeout_seconds, proxy.force_stop_timeout_seconds))
+            await stop_everything(self.fleet)
+            self.machinery.events.record("shut down", {})
+            if self._save_handle is not None:
+                self._save_handle.cancel()
+            self._is_final = True
+            self.save_now()
+        finally:
+            self.ended.set()  # a defect of ours must not leave a daemon that never ends
 
     def adopt_settings(self) -> None:
         """Give the workers the proxy settings of a config that was just adopted."""

@@ -75,14 +75,20 @@ class WorkerPool:
     _is_stopping: bool = False
 
     async def start(self) -> None:
-        """Start every worker and return when all have acknowledged their first route; raise TimeoutError."""
+        """Start every worker and return when all have acknowledged their first route; raise TimeoutError.
+
+        Returns early when ``stop`` is called meanwhile.
+        """
         # A worker beyond the count serves until it ends: its clients are worth more than the number.
         wanted = sorted({*range(self.count), *self.attached})
         for index in wanted:
             self._keepers.append(asyncio.create_task(self._keep(index), name=f"proxy worker {index}"))
         async with asyncio.timeout(_START_SECONDS):
             await self._wait_for(
-                lambda: len(self.links) == len(wanted) and self._all_acknowledged(self._route.generation)
+                lambda: (
+                    self._is_stopping
+                    or (len(self.links) == len(wanted) and self._all_acknowledged(self._route.generation))
+                )
             )
 
     async def switch(self, active: str | None, reason: str, targets: tuple[RouteTarget, ...]) -> None:
@@ -145,6 +151,7 @@ class WorkerPool:
         Tunnels are not waited for: they may never end, and the application behind them is about to.
         """
         self._is_stopping = True
+        self._changed()
         self.listener.close()
         for link in self.links.values():
             link.send(Shutdown(drain_seconds))

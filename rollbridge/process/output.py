@@ -13,7 +13,7 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -182,6 +182,12 @@ class OutputFollower:
     def open(self, instance_id: str, keep_lines: int) -> ProcessOutput:
         """The output of one instance; nothing is opened yet."""
         return ProcessOutput(self, instance_id, keep_lines)
+
+    def delete_others(self, instance_ids: Collection[str]) -> None:
+        """Delete the files of all other instances: releases of an earlier daemon, whose output nobody can ask for."""
+        for path in self.directory.glob("*.*"):
+            if path.suffix in (".out", ".err") and path.stem not in instance_ids:
+                path.unlink(missing_ok=True)
 
     def prepare_directory(self) -> None:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)

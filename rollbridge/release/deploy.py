@@ -182,7 +182,7 @@ async def settle(
             report.tell(Step.RETIRE, f"release {previous.release_id} drains in the background")
             retire_in_background(fleet, previous)
         prune(fleet)
-        fleet.around.save()
+        fleet.around.save_now()
     report.tell(Step.DONE, f"release {release.release_id} is active")
     return DeployResult(release.release_id, previous.release_id if previous else None, changed=True)
 
@@ -251,7 +251,8 @@ async def switch(fleet: Fleet, release: Release, previous: Release | None, repor
     for process in release.processes:
         process.end_probation()
     fleet.last_active = ReleaseIdentity(release.release_id, release.release_path, release.revision)
-    fleet.around.save()
+    # Before anything of the old release is stopped: until this is written, a next daemon would go back to it.
+    fleet.around.save_now()
 
 
 def refresh_services(fleet: Fleet, release: Release, report: ProgressReport) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from rollbridge.config.model import Config, Policy
-from rollbridge.process.managed import ManagedProcess, ProcessSpec
+from rollbridge.process.managed import ManagedProcess, ProcessSpec, ProcessState
 from rollbridge.release.errors import OperationRefused
 from rollbridge.release.release import Connections, Release, RouteTarget
 from rollbridge.release.states import ReleaseState
@@ -35,7 +35,8 @@ class Traffic(Protocol):
 class Surroundings:
     """What the flows need of the daemon around them: no clock, file or log is reached otherwise.
 
-    ``record`` appends an event, ``save`` writes the state file, ``utc`` is epoch seconds and
+    ``record`` appends an event, ``save`` writes the state file in a moment, ``save_now`` before it returns: for what
+    a next daemon must know, whenever this one is killed. ``utc`` is epoch seconds and
     ``clock`` monotonic seconds; ``read_config`` raises ConfigError.
     """
 
@@ -43,6 +44,7 @@ class Surroundings:
     create_process: Callable[[ProcessSpec], ManagedProcess]
     record: Callable[[str, dict[str, object]], None]
     save: Callable[[], None]
+    save_now: Callable[[], object]
     utc: Callable[[], float]
     clock: Callable[[], float]
     environ: Mapping[str, str]
@@ -127,7 +129,10 @@ class Fleet:
             process in release.processes for release in self.releases if release.is_routed
         ):
             self.around.traffic.announce(*self.route())
-        self.around.save()
+        if process.state is ProcessState.RUNNING:
+            self.around.save_now()  # what has just been started, and by which pid
+        else:
+            self.around.save()
 
     @contextlib.asynccontextmanager
     async def exclusive(self, name: str, subject: str = "", wait: bool = False) -> AsyncIterator[None]:

@@ -29,7 +29,7 @@ async def stop_release(fleet: Fleet, release_id: str | None) -> Release:
             ending += [asyncio.create_task(singleton.stop()) for singleton in fleet.singletons.values()]
         ending.append(fleet.retirements.get(release.key) or retire_in_background(fleet, release))
         fleet.around.record("stop requested", {"release_id": release.release_id})
-        fleet.around.save()
+        fleet.around.save_now()
     await asyncio.gather(*(asyncio.shield(task) for task in ending), return_exceptions=True)
     if release.state is ReleaseState.ACTIVE:
         raise OperationFailed(

@@ -90,3 +90,10 @@ def test_any_field_may_be_of_any_type(wrong: object) -> None:
     fields = ("boot_id", "releases", "services", "singletons", "workers", "shared_ports", "last_active", "events")
     for field in (*fields, "last_failure", "idle_reason", "last_ports"):
         read_recorded(json.loads(json.dumps({field: wrong})))
+
+
+def test_a_path_that_is_not_utf_8_can_be_written_and_read_back(tmp_path: Path) -> None:
+    path = str(tmp_path / "state.json")
+    strange = b"/srv/r\xff".decode("utf-8", "surrogateescape")
+    write_state(path, encode_state({"release_path": strange}))
+    assert load_state(path).state["release_path"] == strange

@@ -117,6 +117,7 @@ class World:
     events: list[tuple[str, Mapping[str, object]]] = field(default_factory=list)
     progress: list[Mapping[str, object]] = field(default_factory=list)
     utc_seconds: float = 1_000_000.0
+    is_saving_noted: bool = False  # whether the journal shows when the state is written at once
 
     def __post_init__(self) -> None:
         self.traffic = FakeTraffic(self.journal)
@@ -127,6 +128,7 @@ class World:
                 create_process=lambda spec: cast("ManagedProcess", FakeProcess(spec, self)),
                 record=lambda message, data: self.events.append((message, data)),
                 save=lambda: None,
+                save_now=lambda: self.journal.append("save") if self.is_saving_noted else None,
                 utc=self._utc,
                 clock=lambda: self.utc_seconds,
                 environ={"PATH": "/usr/bin"},

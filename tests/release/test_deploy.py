@@ -547,6 +547,20 @@ def test_a_restart_of_everything_leaves_out_what_a_stop_has_stopped(world: World
     run(story)
 
 
+def test_a_switch_is_written_down_before_anything_of_the_old_release_is_stopped(world: World) -> None:
+    async def story() -> None:
+        await bring(world, "r1")
+        world.is_saving_noted = True
+        world.journal.clear()
+        await bring(world, "r2")
+        await settled()
+        switched = world.journal.index("switch r2")
+        first_stop = next(at for at, entry in enumerate(world.journal) if entry.startswith("stop "))
+        assert "save" in world.journal[switched:first_stop]
+
+    run(story)
+
+
 def test_without_ports_the_message_says_what_serves(world: World) -> None:
     async def story() -> None:
         await bring(world, "r1")

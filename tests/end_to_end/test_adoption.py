@@ -1,0 +1,130 @@
+"""A daemon killed at a bad moment, and the next one: what lives is taken over, nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+
+from tests.support.application import Application
+from tests.support.processes import is_running, kill_and_wait, send
+from tests.support.waiting import wait_until
+
+
+def kill_daemon(application: Application) -> None:
+    assert application.daemon is not None
+    application.daemon.kill()
+
+
+def test_what_runs_is_taken_over_as_it_is(application: Application) -> None:
+    application.processes["jobs"] = application.worker()
+    application.processes["clock"] = application.worker("singleton")
+    application.processes["broker"] = application.worker("service")
+    application.release("v1")
+    application.start("v1")
+    before = {name: application.pid_of(name) for name in ("web", "jobs", "clock", "broker")}
+    kill_daemon(application)
+    assert application.serving()[1] == before["web"]
+    application.start_daemon()
+    assert {name: application.pid_of(name) for name in before} == before
+    assert application.status()["orphans"] == []
+    application.shutdown()
+
+
+def test_services_that_survived_a_stop_are_taken_over_though_no_release_runs(application: Application) -> None:
+    application.processes["broker"] = application.worker("service")
+    application.release("v1")
+    application.start("v1")
+    broker = application.pid_of("broker")
+    application.run("stop")
+    kill_daemon(application)
+    application.start_daemon()
+    assert application.pid_of("broker") == broker
+    application.deploy("v1")
+    assert application.pid_of("broker") == broker
+    application.shutdown()
+
+
+def test_a_release_that_runs_is_resumed_though_its_directory_is_gone(application: Application) -> None:
+    path = application.release("v1")
+    application.start("v1")
+    _, web = application.serving()
+    kill_daemon(application)
+    shutil.rmtree(path)
+    application.start_daemon("--resume")
+    assert application.serving() == ("v1", web)
+
+
+def test_a_sigterm_while_an_interrupted_deploy_is_undone_leaves_nothing(application: Application) -> None:
+    gate = application.gate("term")
+    application.processes["jobs"] = application.worker()
+    application.release("v1")
+    application.release("v2", ping_status=500, term_gate=gate)
+    application.start("v1")
+    application.spawn(*application.deploy_arguments("v2"))
+    wait_until(lambda: application.events("process started")[-1]["data"]["process"].startswith("v2.web"), "v2 starts")
+    wait_until(lambda: application.get().status == 200, "the proxy answers")
+    wait_until(lambda: "v2.web.0" in (application.runtime_dir / "state.json").read_text(), "the state file knows v2")
+    kill_daemon(application)
+    application.write_config()
+    daemon = application.spawn("daemon")
+    application.daemon = daemon
+    gate_is_reached = lambda: gate.is_reached  # noqa: E731
+    wait_until(gate_is_reached, "the next daemon stops v2")
+    send(daemon.pid, signal.SIGTERM)
+    wait_until(lambda: "shutting down" in daemon.stderr, "it shuts down")
+    gate.open()
+    application.wait_daemon_exit()
+    wait_until(lambda: not application.survivors(), lambda: f"all is gone: {application.survivors()}", timeout=5.0)
+
+
+def test_a_sigterm_in_the_first_moment_ends_the_daemon_soon(application: Application) -> None:
+    application.write_config()
+    daemon = application.spawn("daemon")
+    application.daemon = daemon
+    wait_until(lambda: "worker started" in daemon.stderr, "the worker starts")
+    send(daemon.pid, signal.SIGTERM)
+    assert application.wait_daemon_exit(10.0).code == 0
+    application.assert_nothing_left()
+
+
+def test_a_worker_that_is_stuck_does_not_keep_the_next_daemon_from_starting(application: Application) -> None:
+    application.release("v1")
+    application.start("v1")
+    (worker,) = application.proxy_workers()
+    send(worker.pid, signal.SIGSTOP)
+    kill_daemon(application)
+    application.start_daemon()
+    assert application.serving()[0] == "v1"
+    assert not is_running(worker.pid)
+    application.shutdown()
+
+
+def test_a_daemon_killed_when_its_first_worker_starts_does_not_block_the_port(application: Application) -> None:
+    application.write_config()
+    daemon = application.spawn("daemon")
+    wait_until(lambda: "worker started" in daemon.stderr, "the worker starts")
+    daemon.kill()
+    application.start_daemon()
+    application.release("v1")
+    application.deploy("v1")
+    assert application.serving()[0] == "v1"
+    application.shutdown()
+
+
+def test_output_of_releases_that_an_earlier_daemon_stopped_is_not_kept_for_ever(application: Application) -> None:
+    application.release("v1")
+    application.start("v1")
+    application.shutdown()
+    application.start_daemon()
+    assert [path.name for path in (application.runtime_dir / "output").glob("v1.*")] == []
+
+
+def test_a_web_process_that_died_with_its_daemon_is_started_again(application: Application) -> None:
+    application.release("v1")
+    application.start("v1")
+    _, web = application.serving()
+    kill_daemon(application)
+    kill_and_wait(web)
+    application.start_daemon()
+    wait_until(lambda: application.serving()[0] == "v1", "it serves again")
+    application.shutdown()
