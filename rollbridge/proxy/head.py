@@ -206,12 +206,13 @@ def _understand(data: bytes, match: re.Match[bytes]) -> RequestHead:
         raise BadRequest("the request has Transfer-Encoding along with Content-Length or HTTP/1.0")
     if host is not None and not _HOST.fullmatch(host):
         raise BadRequest("the request's Host is not a host name with an optional port")
+    if host is None and is_http11:
+        # Also when the target names the host (RFC 9112, section 3.2).
+        raise BadRequest("the request has no Host field")
     if target[0] != 47 or b"#" in target:  # not "/..."
         target, host = _reduce_target(method, target, host)
     elif method == b"CONNECT":
         raise _refused_connect()
-    if host is None and is_http11:
-        raise BadRequest("the request has no Host field")
     keep_alive = is_http11
     if options is None:
         upgrade = None

@@ -119,6 +119,7 @@ REFUSED = {
     "HTTP/2 preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
     "HTTP/3.0": (b"GET / HTTP/3.0\r\nHost: a\r\n\r\n", 505),
     "no Host": (head(host=None), 400),
+    "no Host but one in the target": (head(start=b"GET http://a/ HTTP/1.1", host=None), 400),
     "two Hosts": (head(b"Host: a"), 400),
     "two Hosts in other cases": (head(b"hOsT: b"), 400),
     "list of Hosts": (head(host=b"Host: a, b"), 400),
