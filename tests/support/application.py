@@ -50,13 +50,19 @@ class Result:
 class Command:
     """A command that runs; its output goes to files, so that it never blocks."""
 
-    def __init__(self, argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> None:
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str], cwd: Path, inherited: Sequence[int] = ()) -> None:
         self.argv = tuple(argv)
         self._files = tempfile.TemporaryDirectory(prefix="rbc-")
         self.stdout_path, self.stderr_path = Path(self._files.name) / "stdout", Path(self._files.name) / "stderr"
         with self.stdout_path.open("wb") as stdout, self.stderr_path.open("wb") as stderr:
             self.process = subprocess.Popen(
-                self.argv, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=env, cwd=cwd
+                self.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                env=env,
+                cwd=cwd,
+                pass_fds=inherited,
             )
 
     @property
@@ -133,6 +139,7 @@ class Application:
         self.config: dict[str, Any] = self._default_config()
         self.env = self._environment()
         self.commands: list[Command] = []
+        self.inherited: tuple[int, ...] = ()  # descriptors that commands are started with
         self.daemon: Command | None = None
         self._is_closed = False
 
@@ -215,7 +222,7 @@ class Application:
             self.write_config()
         name, *rest = arguments
         argv = [*(command or self.command), name, "--config", str(self.config_path), *rest]
-        started = Command(argv, {**self.env, **(env or {})}, self.root)
+        started = Command(argv, {**self.env, **(env or {})}, self.root, self.inherited)
         self.commands.append(started)
         return started
 

@@ -1,0 +1,195 @@
+"""kill -9 of the daemon: traffic goes on without it, and the next one carries on with what it finds."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.application import Application
+from tests.support.load import Load
+from tests.support.processes import is_running, kill_and_wait, send
+from tests.support.waiting import wait_until
+
+
+def is_recorded(application: Application) -> bool:
+    """Whether the state file says what is so now: it is written a moment after each change."""
+    state = json.loads((application.runtime_dir / "state.json").read_text())
+    recorded = {release["key"]: release["state"] for release in state["releases"]}
+    actual = {release["release_id"]: release["state"] for release in application.status()["releases"]}
+    text = json.dumps(state)
+    return recorded == actual and all(str(process["pid"]) in text for process in application.all_process_statuses())
+
+
+def kill_daemon(application: Application) -> None:
+    assert application.daemon is not None
+    wait_until(lambda: is_recorded(application), "the state file is up to date")
+    send(application.daemon.pid, signal.SIGKILL)
+    application.daemon.finish()
+    application.daemon = None
+
+
+def pids(application: Application) -> dict[str, int]:
+    return {process["id"]: process["pid"] for process in application.all_process_statuses()}
+
+
+@pytest.fixture
+def with_everything(application: Application) -> Application:
+    application.processes["jobs"] = application.worker(replicas=2)
+    application.processes["cron"] = application.worker("singleton")
+    application.processes["broker"] = application.worker("service")
+    for name in ("v1", "v2", "v3"):
+        application.release(name)
+    return application
+
+
+def test_nothing_is_restarted_and_no_request_fails(with_everything: Application) -> None:
+    application = with_everything
+    application.start("v1")
+    before = pids(application)
+    (worker,) = application.proxy_workers()
+    with Load(application.port, websocket=1) as load, application.websocket() as websocket:
+        assert websocket.echo("one").startswith("v1:")
+        kill_daemon(application)
+        load.wait_for_more()
+        application.start_daemon()
+        load.wait_for_more()
+        assert websocket.echo("two").startswith("v1:")
+        assert pids(application) == before
+        assert [line.pid for line in application.proxy_workers()] == [worker.pid]
+        assert application.status()["active_release_id"] == "v1"
+        # It deploys, counts and drains as if nothing had been.
+        application.deploy("v2")
+        load.wait_for_release("v2")
+        assert application.release_status("v1")["connections"]["websocket"] == 1
+        assert websocket.echo("three").startswith("v1:")
+    wait_until(lambda: application.state_of("v1") == "stopped", "v1 is stopped after its last WebSocket")
+    load.assert_no_failure()
+    application.shutdown()
+
+
+def test_what_ended_meanwhile_is_started_again_and_what_ran_is_watched(with_everything: Application) -> None:
+    application = with_everything
+    application.start("v1")
+    before = pids(application)
+    kill_daemon(application)
+    kill_and_wait(before["broker"])
+    application.start_daemon()
+    wait_until(lambda: len(application.journal("start", "broker")) == 2, "the service that ended is back")
+    after = pids(application)
+    assert {name for name in before if before[name] != after[name]} == {"broker"}
+    # An adopted process that crashes is started again like any other.
+    send(after["cron"], signal.SIGKILL)
+    wait_until(lambda: len(application.journal("start", "cron")) == 2, "the singleton is back")
+
+
+def test_a_deploy_that_was_cut_off_is_undone(with_everything: Application) -> None:
+    application = with_everything
+    gate = application.gate("boot")
+    application.release("v2", boot_gate=gate)
+    application.start("v1")
+    deploy = application.spawn(*application.deploy_arguments("v2"))
+    gate.wait_reached()
+    wait_until(lambda: '"v2"' in (application.runtime_dir / "state.json").read_text(), "the state names v2")
+    candidate = application.pid_of("web", "v2")
+    kill_daemon(application)
+    assert deploy.finish().code != 0
+    application.start_daemon()
+    wait_until(lambda: not is_running(candidate), "the half-started release is stopped")
+    assert application.serving()[0] == "v1"
+    application.release("v2")
+    application.deploy("v2")
+    assert application.serving()[0] == "v2"
+
+
+def test_a_drain_that_was_cut_off_is_completed(with_everything: Application) -> None:
+    application = with_everything
+    application.start("v1")
+    with application.websocket() as websocket:
+        assert websocket.echo("one").startswith("v1:")
+        application.deploy("v2")
+        kill_daemon(application)
+        application.start_daemon()
+        assert application.state_of("v1") == "draining"
+        assert websocket.echo("two").startswith("v1:")
+    wait_until(lambda: application.state_of("v1") == "stopped", "the drain ends with the last WebSocket")
+
+
+def test_no_line_of_output_is_lost(application: Application) -> None:
+    go = application.root / "go"
+    script = application.root / "print.py"
+    script.write_text(
+        "import os, time\n"
+        f"while not os.path.exists({str(go)!r}): time.sleep(0.005)\n"
+        "for n in range(400):\n    os.write(1, b'line %d\\n' % n); time.sleep(0.002)\n"
+        "time.sleep(10000)\n"
+    )
+    application.processes["jobs"] = {"command": [sys.executable, "-S", str(script)], "output_lines": 1000}
+    application.release("v1")
+    application.start("v1")
+    go.touch()
+    wait_until(lambda: len(application.logged("jobs")) > 20, "it prints")
+    kill_daemon(application)
+    application.start_daemon()
+    wait_until(lambda: "line 399" in application.logged("jobs"), "the last line is read")
+    # Lines before the kill may be read again or be gone from memory; none after it may be torn or missing.
+    lines = application.logged("jobs")
+    numbers = [int(line.removeprefix("line ")) for line in lines]
+    assert numbers == list(range(numbers[0], 400))
+
+
+def test_a_stranger_with_a_recorded_pid_is_never_signalled(with_everything: Application) -> None:
+    application = with_everything
+    application.start("v1")
+    before = pids(application)
+    kill_daemon(application)
+    kill_and_wait(before["broker"])
+    stranger = subprocess.Popen(["sleep", "1000"])
+    try:
+        path = application.runtime_dir / "state.json"
+        text = path.read_text()
+        assert f'"pid": {before["broker"]}' in text or f'"pid":{before["broker"]}' in text
+        path.write_text(text.replace(str(before["broker"]), str(stranger.pid)))
+        application.start_daemon()
+        wait_until(lambda: len(application.journal("start", "broker")) == 2, "the service is started anew")
+        application.run("restart", "--process", "broker")
+        application.shutdown()
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "newer"])
+def test_a_state_file_that_cannot_be_used_is_kept_and_reported(application: Application, damage: str) -> None:
+    application.release("v1")
+    application.start("v1")
+    application.shutdown()
+    path = application.runtime_dir / "state.json"
+    state = json.loads(path.read_text())
+    if damage == "truncated":
+        path.write_text(path.read_text()[:-40])
+    else:
+        path.write_text(json.dumps({**state, "format": 99}))
+    damaged = path.read_text()
+    application.start_daemon()
+    kept = [file for file in application.runtime_dir.iterdir() if file.name.startswith("state.json.")]
+    assert [file.read_text() for file in kept] == [damaged]
+    assert any(str(kept[0]) in json.dumps(event) for event in application.events())
+    application.deploy("v1")
+    assert application.serving()[0] == "v1"
+
+
+def test_ensure_daemon_brings_a_killed_daemon_back(with_everything: Application) -> None:
+    application = with_everything
+    application.deploy("v1", "--ensure-daemon")
+    before = pids(application)
+    kill_and_wait(application.daemon_pid())
+    assert application.serving()[0] == "v1"
+    application.run("ensure-daemon")
+    assert pids(application) == before
+    application.deploy("v2", "--ensure-daemon")
+    assert application.serving()[0] == "v2"
