@@ -93,6 +93,7 @@ class Supervisor:
             on_event=self.machinery.events.record,
             on_change=self.fleet.process_changed,
             is_probation=True,
+            before_start=self.save_now,
         )
 
     def adopt_process(self, spec: ProcessSpec, record: Mapping[str, object]) -> ManagedProcess:
@@ -106,6 +107,7 @@ class Supervisor:
             on_event=self.machinery.events.record,
             on_change=self.fleet.process_changed,
             is_probation=True,
+            before_start=self.save_now,
         )
 
     def keep_orphan(self, record: Mapping[str, object], why: str) -> None:

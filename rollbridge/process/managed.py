@@ -7,6 +7,7 @@ import contextlib
 import os
 import secrets
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from rollbridge.process.clock import Clock, format_at
 from rollbridge.process.ending import Ending
@@ -26,7 +27,7 @@ from rollbridge.process.snapshot import describe_process
 from rollbridge.process.spawning import StartFailed as StartFailed
 from rollbridge.process.stopping import StopPlan, plan_stop
 from rollbridge.process.table import ProcessTable
-from rollbridge.process.tree import INSTANCE_VARIABLE, Instance
+from rollbridge.process.tree import INSTANCE_VARIABLE, Instance, find_leader
 
 
 class StartRefused(StartFailed):
@@ -49,6 +50,7 @@ class ManagedProcess:
         on_event: Callable[[str, dict[str, object]], None],
         on_change: Callable[[ManagedProcess], None],
         is_probation: bool = False,
+        before_start: Callable[[], object] = lambda: None,
     ) -> None:
         self.spec = spec
         self._reaper = reaper
@@ -56,6 +58,8 @@ class ManagedProcess:
         self._on_event = on_event
         self._on_change = on_change
         self._is_probation = is_probation
+        self._before_start = before_start
+        self._token: str | None = None  # of the start that goes on at this moment
         self._output: ProcessOutput = outputs.open(spec.instance_id, spec.process.output_lines)
         self._output.on_skip = lambda count: self._report("output skipped", {"bytes": count})
         self._state = ProcessState.STOPPED
@@ -210,6 +214,10 @@ class ManagedProcess:
             stdout, stderr = self._output.open_for_child()
         except OSError as error:
             raise StartFailed(f"its output files cannot be opened: {error}") from error
+        # Written down before it is used: a daemon that is killed in this moment has started something that the next
+        # one finds by its mark alone.
+        self._token = token
+        self._before_start()
         try:
             leader = self._reaper.spawn(
                 spec.launch.argv,
@@ -219,6 +227,7 @@ class ManagedProcess:
                 stderr=stderr,
             )
         finally:
+            self._token = None
             os.close(stdout)
             os.close(stderr)
         self._run = Run(
@@ -450,7 +459,7 @@ class ManagedProcess:
 
     def record(self) -> dict[str, object]:
         """What the next daemon needs to adopt it: identities, counters, offsets; nothing secret."""
-        run = self._run
+        run = self._run if self._token is None else None
         has_tree = run is not None and not run.is_over
         return encode_record(
             ProcessRecord(
@@ -458,7 +467,7 @@ class ManagedProcess:
                 release_id=run.spec.release_id if run else self.spec.release_id,
                 state=self._state.value,
                 identity=run.leader.identity if run and has_tree else None,
-                token=run.instance.token if run and has_tree else None,
+                token=run.instance.token if run and has_tree else self._token,
                 last_start_reason=run.reason.value if run else None,
                 started_at=run.started_at if run else None,
                 started_monotonic=run.started_monotonic if run else None,
@@ -488,6 +497,7 @@ class ManagedProcess:
         on_event: Callable[[str, dict[str, object]], None],
         on_change: Callable[[ManagedProcess], None],
         is_probation: bool = False,
+        before_start: Callable[[], object] = lambda: None,
     ) -> ManagedProcess:
         """Continue with what an earlier daemon recorded; raise ValueError when the record makes no sense.
 
@@ -503,6 +513,7 @@ class ManagedProcess:
             on_event=on_event,
             on_change=on_change,
             is_probation=is_probation,
+            before_start=before_start,
         )
         process._resume(decode_record(record))
         return process
@@ -515,6 +526,8 @@ class ManagedProcess:
             self._last_exit = ExitStatus(found.exit_code, found.exit_signal)
         if found.boot_id == self._reaper.boot_id:
             self._history = RestartHistory(found.restart_times)
+        if found.identity is None and found.token is not None and found.boot_id == self._reaper.boot_id:
+            found = replace(found, identity=find_leader(self._reaper.table(), found.token))
         if found.identity is None or found.token is None or found.identity.boot_id != self._reaper.boot_id:
             self._state = ProcessState.STOPPED if found.state == "stopped" else ProcessState.FAILED
             return

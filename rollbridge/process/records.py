@@ -13,7 +13,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ProcessRecord:
-    """``identity`` and ``token`` are None when nothing of its tree was left; monotonic times are of ``boot_id``."""
+    """``identity`` and ``token`` are None when nothing of its tree was left; monotonic times are of ``boot_id``.
+
+    A ``token`` without ``identity`` is that of a start that was going on.
+    """
 
     instance_id: str
     release_id: str  # whose definition runs; for services and singletons it may lag behind the active release

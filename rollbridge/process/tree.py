@@ -81,6 +81,17 @@ def find_members(
     return sorted(members.values(), key=lambda row: (row.pid != leader.pid, row.start_ticks, row.pid))
 
 
+def find_leader(table: ProcessTable, token: str) -> ProcessIdentity | None:
+    """Return who was started with ``token``, None when nothing of it lives: the leader of its session, or the oldest.
+
+    For a start that was announced and never recorded; whatever carries the token descends from that start.
+    """
+    marked = [row for row in table.rows.values() if table.mark(row.pid, INSTANCE_VARIABLE) == token]
+    if not marked:
+        return None
+    return table.identity(min(marked, key=lambda row: (row.pid != row.session, row.start_ticks, row.pid)))
+
+
 def list_candidates(
     table: ProcessTable, instance: Instance, daemon_pid: int, known: Mapping[int, int]
 ) -> Iterable[ProcessRow]:

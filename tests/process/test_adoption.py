@@ -220,3 +220,45 @@ def test_counters_and_history_are_kept() -> None:
             assert adopted.record()["restart_times"] == record["restart_times"]
 
     run_async(work())
+
+
+def test_a_start_that_was_announced_and_never_recorded_is_found_by_its_mark() -> None:
+    async def work() -> None:
+        async with bench() as made, killed_daemon(made, SERVER) as record:
+            announced = {**record, "pid": None, "start_ticks": None, "state": "starting", "started_at": None}
+            process = adopt(made, announced, SERVER)
+            assert process.is_alive
+            assert process.pid == record["pid"]
+
+    run_async(work())
+
+
+def test_a_start_that_was_announced_and_did_not_happen_is_none() -> None:
+    async def work() -> None:
+        async with bench() as made, killed_daemon(made, SERVER) as record:
+            announced = {**record, "pid": None, "start_ticks": None, "instance": "0" * 32}
+            process = adopt(made, announced, SERVER)
+            assert not process.is_alive
+            assert is_running(record["pid"])
+            os.kill(record["pid"], signal.SIGKILL)
+
+    run_async(work())
+
+
+def test_a_start_is_announced_with_its_mark_before_it_happens() -> None:
+    async def work() -> None:
+        async with bench() as made:
+            announced: list[dict[str, object]] = []
+            process = ManagedProcess(
+                make_spec("exec sleep 1000"),
+                **made.wiring(),
+                before_start=lambda: announced.append(process.record()),
+            )
+            made.processes.append(process)
+            await process.start(StartReason.DEPLOY)
+            (told,) = announced
+            assert told["pid"] is None
+            assert told["instance"] == process.record()["instance"]
+            assert process.record()["pid"] == process.pid
+
+    run_async(work())
