@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from rollbridge.config.launch import TemplateError
 from rollbridge.config.model import Policy
+from rollbridge.daemon.intent import intent_at_start
 from rollbridge.daemon.recorded import Record, RecordedRelease, RecordedState
 from rollbridge.daemon.supervisor import Supervisor
 from rollbridge.process.managed import ManagedProcess, ProcessSpec, ProcessState, StartFailed, StartReason
@@ -48,6 +49,7 @@ def take_over(supervisor: Supervisor, recorded: RecordedState) -> Adopted:
     fleet = supervisor.fleet
     fleet.last_active, fleet.last_failure = recorded.last_active, recorded.last_failure
     fleet.idle_reason = recorded.idle_reason
+    supervisor.intent = intent_at_start(recorded.intent)
     fleet.last_ports.update(recorded.last_ports)
     supervisor.machinery.events.restore(recorded.events)
     adopted = Adopted()

@@ -10,6 +10,7 @@ from typing import Final
 from rollbridge.config.issues import ConfigError
 from rollbridge.config.model import Policy
 from rollbridge.control.protocol import CommandError, Peer
+from rollbridge.daemon.intent import Intent
 from rollbridge.daemon.log_stream import collect_logs, follow_events, follow_logs
 from rollbridge.daemon.supervisor import Supervisor
 from rollbridge.release.admission import DeployRequest
@@ -168,6 +169,8 @@ async def _restart(supervisor: Supervisor, arguments: Arguments, send: Send, pee
 
 async def _shutdown(supervisor: Supervisor, arguments: Arguments, send: Send, peer: Peer) -> Answer:
     _record_request(supervisor, "shutdown", peer, {})
+    supervisor.intent = Intent.DOWN
+    supervisor.save_now()  # also when this daemon is killed half-way through
     supervisor.begin_shutdown()
     await supervisor.released.wait()
     return {"pid": os.getpid()}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rollbridge.daemon.events import KEPT_EVENTS, Event
+from rollbridge.daemon.intent import Intent, read_intent
 from rollbridge.release.fleet import ReleaseIdentity
 from rollbridge.release.states import ReleaseState
 
@@ -52,6 +53,7 @@ class RecordedState:
     last_active: ReleaseIdentity | None
     last_failure: dict[str, object] | None
     idle_reason: str
+    intent: Intent
     events: tuple[Event, ...]
 
 
@@ -72,6 +74,7 @@ def read_recorded(state: Record) -> RecordedState:
         last_active=_identity(state.get("last_active")),
         last_failure=dict(failure) if isinstance(failure, dict) else None,
         idle_reason=_text(state.get("idle_reason")) or "none",
+        intent=read_intent(state.get("intent")),
         events=tuple(dict(entry) for entry in _objects(state.get("events"))[-KEPT_EVENTS:]),
     )
 

@@ -13,6 +13,7 @@ from typing import Final
 from rollbridge.config.load import load_config
 from rollbridge.config.model import Config
 from rollbridge.daemon.events import EventLog, format_utc
+from rollbridge.daemon.intent import Intent, intent_now
 from rollbridge.daemon.options import DaemonOptions
 from rollbridge.daemon.snapshot import Document, bootstrap_status, fleet_state, fleet_status, proxy_status
 from rollbridge.daemon.state_file import State, encode_state, write_state
@@ -60,6 +61,7 @@ class Supervisor:
         self.ended = asyncio.Event()  # all that ran is stopped, the last state is written
         self.released = asyncio.Event()  # what a next daemon needs is given back as well
         self.orphans: list[Mapping[str, object]] = []
+        self.intent = Intent.SERVE
         self._environ = environ
         self._save_handle: asyncio.TimerHandle | None = None
         self._is_final = False
@@ -116,7 +118,8 @@ class Supervisor:
         if not (isinstance(pid, int) and isinstance(ticks, int) and isinstance(boot_id, str)):
             return
         if is_alive(ProcessIdentity(pid, ticks, boot_id)):
-            self.orphans.append({"id": record.get("id"), "pid": pid, "start_ticks": ticks, "boot_id": boot_id})
+            kept = {key: record.get(key) for key in ("id", "release_id", "instance")}
+            self.orphans.append({**kept, "pid": pid, "start_ticks": ticks, "boot_id": boot_id})
             self.machinery.events.record("orphan found", {"process": record.get("id"), "pid": pid, "why": why})
 
     def known_instances(self) -> set[str]:
@@ -169,12 +172,14 @@ class Supervisor:
 
     def save_now(self) -> bool:
         """Write the state file; return whether that went well. A failure is an event, once."""
+        self.intent = intent_now(self.intent, self.fleet.active is not None)
         state: State = {
             "application": self.fleet.config.application,
             "written_at": format_utc(time.time()),
             "boot_id": self.machinery.reaper.boot_id,
             "daemon_pid": os.getpid(),
             "bootstrap": bootstrap_status(self.options),
+            "intent": self.intent.value,
             **fleet_state(self.fleet, self.machinery.pool),
             "orphans": self.orphans,
             "events": self.machinery.events.last(1000),
