@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from rollbridge.config.load import load_config
-from rollbridge.daemon.state_file import encode_state
 from tests.support.application import Application, Command, Result
 from tests.support.waiting import wait_until
 
@@ -54,7 +53,8 @@ def test_systemd_has_nothing_to_say_against_the_units(tmp_path: Path) -> None:
     service, socket = tmp_path / "ticket-server.service", tmp_path / "ticket-server.socket"
     # The program, the user and the directory of the example do not exist here, which verify would complain about.
     text = SERVICE.read_text().replace("User=ticket-server", "User=root").replace("Group=ticket-server", "Group=root")
-    service.write_text(text.replace("WorkingDirectory=/srv/ticket-server", f"WorkingDirectory={tmp_path}"))
+    text = text.replace("WorkingDirectory=/srv/ticket-server", f"WorkingDirectory={tmp_path}")
+    service.write_text(text.replace("ExecStart=/opt/rollbridge/rollbridge.pyz", "ExecStart=/bin/echo"))
     socket.write_text(SOCKET.read_text())
     result = subprocess.run(
         [analyze, "verify", str(service), str(socket)], capture_output=True, text=True, timeout=60, check=False
@@ -95,30 +95,6 @@ def test_the_directories_of_the_service_are_those_of_its_configuration(tmp_path:
     assert int(port) == loaded.proxy.port
 
 
-@pytest.mark.parametrize(
-    ("last_active", "is_resumed"),
-    [
-        ({"release_id": "r42", "release_path": "/srv/r42", "revision": "r42"}, True),
-        (None, False),
-        ("no file", False),
-    ],
-)
-def test_the_service_resumes_exactly_when_there_is_a_release_to_resume(
-    tmp_path: Path, last_active: object, is_resumed: bool
-) -> None:
-    if last_active != "no file":
-        (tmp_path / "state.json").write_bytes(encode_state({"last_active": last_active, "events": []}))
-    argv = shlex.split(
-        one(read_unit(SERVICE), "Service", "ExecStart").replace("/opt/rollbridge/rollbridge.pyz", "echo")
-    )
-    result = subprocess.run(
-        argv, env={"STATE_DIRECTORY": str(tmp_path)}, capture_output=True, text=True, timeout=30, check=True
-    )
-    words = result.stdout.split()
-    assert words[:3] == ["--config", "/srv/ticket-server/rollbridge.toml", "daemon"]
-    assert words[3:] == (["--resume"] if is_resumed else [])
-
-
 def test_the_command_of_the_service_starts_empty_and_resumes_later(application: Application) -> None:
     application.config["state_path"] = str(application.root / "state.json")
     application.release("v1")
@@ -128,7 +104,7 @@ def test_the_command_of_the_service_starts_empty_and_resumes_later(application: 
     line = line.replace("/srv/ticket-server/rollbridge.toml", str(application.config_path))
 
     def start() -> Command:
-        daemon = Command(shlex.split(line), {**application.env, "STATE_DIRECTORY": str(application.root)}, Path("/"))
+        daemon = Command(shlex.split(line), application.env, Path("/"))
         application.commands.append(daemon)
         application.daemon = daemon
         wait_until(lambda: application.daemon_pid() == daemon.pid, lambda: f"it answers: {daemon.stderr}")

@@ -68,7 +68,8 @@ def run_foreground(args: argparse.Namespace) -> int:
     try:
         return run_daemon(absolute_path(args.config), options)
     except DaemonFailed as error:
-        raise CliError(str(error), error.exit_code) from error
+        data = {"lines": list(error.lines), "process": error.process} if error.lines else {}
+        raise CliError(str(error), error.exit_code, data) from error
 
 
 def _check_bootstrap(args: argparse.Namespace) -> None:

@@ -14,7 +14,11 @@ from rollbridge.release.steps import Progress, ProgressReport
 
 
 def bootstrap_request(supervisor: Supervisor) -> DeployRequest | None:
-    """Return which release to bring up first, None for none; raise DaemonFailed when ``--resume`` finds none."""
+    """Return which release to bring up first, None for none.
+
+    ``--resume`` with nothing to resume starts empty: a unit that always says it must survive a first boot
+    and a deliberate ``stop``.
+    """
     options = supervisor.options
     if options.release_path is not None:
         return DeployRequest(options.release_path, options.release_id, options.revision)
@@ -22,10 +26,8 @@ def bootstrap_request(supervisor: Supervisor) -> DeployRequest | None:
         return None  # what an earlier daemon left running needs no start, and no directory either
     last = supervisor.fleet.last_active
     if last is None:
-        raise DaemonFailed(
-            f"--resume: {supervisor.fleet.config.state_path} names no last active release; start without --resume and "
-            f"deploy, or name the release with --release-path"
-        )
+        supervisor.machinery.events.record("nothing to resume", {"state_path": supervisor.fleet.config.state_path})
+        return None
     return DeployRequest(last.release_path, last.release_id, last.revision)
 
 
@@ -46,6 +48,11 @@ async def bootstrap(supervisor: Supervisor) -> None:
         return
     error = task.exception()
     if isinstance(error, OperationFailed | OperationRefused | BadRequest | ConfigError):
-        raise DaemonFailed(f"bootstrap: {error}") from error
+        detail = error if isinstance(error, OperationFailed) else None
+        raise DaemonFailed(
+            f"bootstrap: {error}",
+            lines=detail.lines if detail else (),
+            process=detail.process if detail else "",
+        ) from error
     if error is not None:
         raise error

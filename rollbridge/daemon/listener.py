@@ -35,7 +35,10 @@ def _passed_listener(port: int, environ: Mapping[str, str]) -> socket.socket | N
     """Return the socket on ``port`` among those of ``LISTEN_FDS``, None when we were passed none (sd_listen_fds(3))."""
     if environ.get("LISTEN_PID") != str(os.getpid()):
         return None
-    count = int(environ.get("LISTEN_FDS", "0"))
+    text = environ.get("LISTEN_FDS", "0")
+    if not text.isascii() or not text.isdigit():
+        raise ListenerError(f"LISTEN_FDS is {text[:40]!r}, not a number: unset it, or start the daemon through systemd")
+    count = int(text)
     seen = []
     for descriptor in range(_FIRST_PASSED_FD, _FIRST_PASSED_FD + count):
         os.set_inheritable(descriptor, False)

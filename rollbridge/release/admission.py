@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rollbridge.config.launch import check_release_identity
+from rollbridge.process.managed import ProcessState
 from rollbridge.release.errors import BadRequest, OperationRefused
 from rollbridge.release.fleet import Fleet, ReleaseIdentity
 from rollbridge.release.release import Release
@@ -55,6 +56,8 @@ def already_active(fleet: Fleet, identity: ReleaseIdentity) -> bool:
     active = fleet.active
     if active is None or active.release_id != identity.release_id:
         return False
+    if any(process.state is ProcessState.FAILED for process in active.proxied):
+        return False  # it has given up: asked for again, it is to serve again
     if active.release_path != identity.release_path:
         raise OperationRefused(
             f"release id {identity.release_id} is active with path {active.release_path}, not "
