@@ -7,14 +7,16 @@ what the earlier daemon's last one said; then what was half done is undone or co
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from rollbridge.config.launch import TemplateError
-from rollbridge.config.model import Policy
+from rollbridge.config.model import Config, Policy
+from rollbridge.daemon.errors import DaemonFailed
 from rollbridge.daemon.intent import intent_at_start
 from rollbridge.daemon.recorded import Record, RecordedRelease, RecordedState
 from rollbridge.daemon.supervisor import Supervisor
+from rollbridge.process.identity import ProcessIdentity, is_alive
 from rollbridge.process.managed import ManagedProcess, ProcessSpec, ProcessState, StartFailed, StartReason
 from rollbridge.release.fleet import Fleet
 from rollbridge.release.release import Release
@@ -72,7 +74,7 @@ def take_over(supervisor: Supervisor, recorded: RecordedState) -> Adopted:
             (Policy.SERVICE, recorded.services, fleet.services),
             (Policy.SINGLETON, recorded.singletons, fleet.singletons),
         ):
-            specs = _specs(supervisor, lambda policy=policy: shared_specs(fleet, fleet.config, template, policy))
+            specs = _usable(fleet, lambda config, policy=policy: shared_specs(fleet, config, template, policy))  # type: ignore[misc]  # the default binds the loop's value
             for process in _adopt(supervisor, specs, records, adopted):
                 place[process.spec.process.id] = process
     return adopted
@@ -94,7 +96,9 @@ def _take_release(supervisor: Supervisor, one: RecordedRelease, is_same_boot: bo
     )
     was_alive = release.is_alive
     if was_alive and is_same_boot:
-        specs = _specs(supervisor, lambda: release_specs(fleet, fleet.config, release))
+        specs = _usable(fleet, lambda config: release_specs(fleet, config, release))
+        if release.state is ReleaseState.ACTIVE:
+            _refuse_to_forget(release, one.processes, specs)
         release.processes = _adopt(supervisor, specs, one.processes, adopted)
     release.state = state_after(one.state, is_same_boot)
     if was_alive and not release.is_alive:
@@ -104,14 +108,42 @@ def _take_release(supervisor: Supervisor, one: RecordedRelease, is_same_boot: bo
         adopted.unfinished.append(release)
 
 
-def _specs(supervisor: Supervisor, build: object) -> dict[str, ProcessSpec]:
-    assert callable(build)
-    try:
-        specs: Iterable[ProcessSpec] = build()
-    except TemplateError as error:
-        supervisor.machinery.events.record("definition not usable", {"error": str(error)})
-        return {}
-    return {spec.instance_id: spec for spec in specs}
+def _usable(fleet: Fleet, build: Callable[[Config], list[ProcessSpec]]) -> dict[str, ProcessSpec]:
+    """Return what ``build`` makes of each process of the config by itself, in their order, by instance id.
+
+    The config may have changed since: one process that cannot be defined for a release that knows nothing of it must
+    not take the others with it.
+    """
+    specs: list[ProcessSpec] = []
+    for process in fleet.config.processes.values():
+        try:
+            specs += build(replace(fleet.config, processes={process.id: process}))
+        except TemplateError as error:
+            fleet.around.record("definition not usable", {"error": str(error)})
+    order = (Policy.SERVICE, Policy.COMPANION, Policy.PROXIED, Policy.SINGLETON)
+    return {spec.instance_id: spec for spec in sorted(specs, key=lambda spec: order.index(spec.process.policy))}
+
+
+def _refuse_to_forget(release: Release, records: Iterable[Record], specs: Mapping[str, ProcessSpec]) -> None:
+    """Raise DaemonFailed when the active release lives, and nothing that takes its traffic can be taken over.
+
+    The first route we send would end that traffic.
+    """
+    living = [str(record.get("id")) for record in records if _is_living(record)]
+    if living and not any(name in specs and specs[name].process.policy is Policy.PROXIED for name in living):
+        known = ", ".join(dict.fromkeys(name.rsplit(".", 2)[-2] for name in living if name.count(".") >= 2))
+        raise DaemonFailed(
+            f"release {release.release_id} runs with {known}, and the configuration does not define its proxied "
+            f"process any more. It is left as it is, and serves. Put the configuration back and start the daemon; "
+            f"rename the process only when it is shut down",
+            4,
+        )
+
+
+def _is_living(record: Record) -> bool:
+    pid, ticks, boot_id = record.get("pid"), record.get("start_ticks"), record.get("boot_id")
+    is_complete = isinstance(pid, int) and isinstance(ticks, int) and isinstance(boot_id, str)
+    return is_complete and is_alive(ProcessIdentity(pid, ticks, boot_id))  # type: ignore[arg-type]  # just looked at
 
 
 def _adopt(
@@ -168,7 +200,7 @@ async def _start_missing(fleet: Fleet, active: Release, adopted: Adopted) -> Non
     """Start every service, process of the active release and singleton that does not run, in the deploy's order."""
     await _start_shared(fleet, active, adopted, Policy.SERVICE, fleet.services)
     known = {process.spec.instance_id: process for process in active.processes}
-    for spec in release_specs(fleet, fleet.config, active):
+    for spec in _usable(fleet, lambda config: release_specs(fleet, config, active)).values():
         process = known.get(spec.instance_id)
         if process is None:
             process = fleet.around.create_process(spec)
@@ -180,7 +212,7 @@ async def _start_missing(fleet: Fleet, active: Release, adopted: Adopted) -> Non
 async def _start_shared(
     fleet: Fleet, active: Release, adopted: Adopted, policy: Policy, place: dict[str, ManagedProcess]
 ) -> None:
-    for spec in shared_specs(fleet, fleet.config, active, policy):
+    for spec in _usable(fleet, lambda config: shared_specs(fleet, config, active, policy)).values():
         process = place.get(spec.process.id)
         if process is None:
             process = place[spec.process.id] = fleet.around.create_process(spec)

@@ -17,7 +17,7 @@ from typing import Final
 from rollbridge.config.load import load_config
 from rollbridge.config.model import Config
 from rollbridge.control.server import ControlServer, SocketInUse
-from rollbridge.daemon.adoption import repair, take_over
+from rollbridge.daemon.adoption import Adopted, repair, take_over
 from rollbridge.daemon.attach import AttachedWorker, attach_workers, has_worker, unrecorded_workers
 from rollbridge.daemon.bootstrap import bootstrap
 from rollbridge.daemon.code_copies import delete_unused_copies
@@ -170,6 +170,7 @@ async def _serve(held: Held, options: DaemonOptions, environ: dict[str, str]) ->
     events.record("daemon starting", {"pid": os.getpid(), "version": runtime.version, "digest": runtime.digest})
     server: ControlServer | None = None
     failure: DaemonFailed | None = None
+    adopted: Adopted | None = None
     try:
         adopted = take_over(supervisor, held.recorded)
         outputs.delete_others(supervisor.known_instances())
@@ -204,6 +205,12 @@ async def _serve(held: Held, options: DaemonOptions, environ: dict[str, str]) ->
         failure = DaemonFailed(f"control socket {config.control.path}: {error.strerror or error}")
     if failure is not None:
         events.record("daemon failed", {"error": str(failure)})
+        if (adopted is None or adopted.alive) and not supervisor.fleet.is_shutting_down:
+            # What an earlier daemon left serves without us, and goes on doing so: only we have failed.
+            events.record("left as it is", {"processes": adopted.alive if adopted is not None else []})
+            if adopted is not None:
+                supervisor.save_now()
+            raise failure
     await supervisor.begin_shutdown()
     # Whoever waits for the shutdown's answer may start the next daemon at once: nothing may be held any more.
     if server is not None:

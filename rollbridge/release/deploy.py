@@ -25,7 +25,7 @@ from rollbridge.release.starting import (
 )
 from rollbridge.release.states import ReleaseEvent, ReleaseState
 from rollbridge.release.steps import ProgressReport, Step
-from rollbridge.release.waiting import wait_until_release_is_healthy
+from rollbridge.release.waiting import SHOWN_LINES, wait_until_release_is_healthy
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +123,13 @@ async def bring_up(
         await start_release(fleet, config, candidate, report)
         await wait_until_release_is_healthy(fleet, config, candidate, started_services, report)
         await switch(fleet, candidate, previous, report)
+        check_still_up(candidate, report)
     except BaseException as error:
         await asyncio.shield(undo(fleet, candidate, previous, started_services, report, error))
         if isinstance(error, OperationFailed | TemplateError):
             raise _with_standing(error, previous, report) from error
         raise
+    confirm(fleet, candidate)
     fleet.config = config
     return await settle(fleet, candidate, previous, report, cause)
 
@@ -157,6 +159,7 @@ async def reactivate(fleet: Fleet, config: Config, target: Release, report: Prog
         raise _with_standing(error, previous, report) from error
     revive(fleet, target)
     await switch(fleet, target, previous, report)
+    confirm(fleet, target)
     fleet.config = config
     return await settle(fleet, target, previous, report, "rollback")
 
@@ -248,6 +251,22 @@ async def switch(fleet: Fleet, release: Release, previous: Release | None, repor
     if previous is not None and previous is not release:
         previous.apply(ReleaseEvent.RETIRED, now)
     await fleet.around.traffic.switch(*fleet.route())
+
+
+def check_still_up(candidate: Release, report: ProgressReport) -> None:
+    """Raise OperationFailed when a proxied process has ended since it was healthy: the old release is still whole."""
+    for process in candidate.proxied:
+        if process.state is ProcessState.FAILED:
+            raise OperationFailed(
+                f"release {report.release_id} did not stay up: {process.failure}",
+                phase=report.step.value,
+                process=process.spec.instance_id,
+                lines=[line.line for line in process.last_lines(SHOWN_LINES)],
+            )
+
+
+def confirm(fleet: Fleet, release: Release) -> None:
+    """From here on the switch is not undone: ``release`` is what this daemon, and a next one, keeps up."""
     for process in release.processes:
         process.end_probation()
     fleet.last_active = ReleaseIdentity(release.release_id, release.release_path, release.revision)
@@ -315,8 +334,6 @@ async def undo(
     fleet.around.record(
         "release failed", {"release_id": candidate.release_id, "phase": failed_step.value, "error": str(cause)}
     )
-    candidate.apply(
-        ReleaseEvent.REAPED if candidate.state is ReleaseState.DRAINING else ReleaseEvent.GAVE_UP, fleet.around.utc()
-    )
+    candidate.apply(ReleaseEvent.GAVE_UP, fleet.around.utc())
     prune(fleet)
     fleet.around.save()

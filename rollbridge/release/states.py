@@ -43,6 +43,7 @@ TRANSITIONS: Final[Mapping[ReleaseState, Mapping[ReleaseEvent, ReleaseState]]] =
         ReleaseEvent.SWITCHED: ReleaseState.ACTIVE,  # a rollback finds it still alive
         ReleaseEvent.RETIRED: ReleaseState.DRAINING,
         ReleaseEvent.REAPED: ReleaseState.STOPPED,
+        ReleaseEvent.GAVE_UP: ReleaseState.FAILED,  # its deploy was undone behind the switch: it never served well
     },
     ReleaseState.STOPPED: {
         ReleaseEvent.REAPED: ReleaseState.STOPPED,

@@ -16,7 +16,7 @@ from rollbridge.release.port_probe import describe_holder, strangers_on
 from rollbridge.release.release import Release
 from rollbridge.release.steps import ProgressReport, Step
 
-_SHOWN_LINES = 20
+SHOWN_LINES = 20
 _QUIET_SECONDS = 1.0
 
 
@@ -132,4 +132,4 @@ async def _until_exit(process: ManagedProcess, report: ProgressReport, last_answ
 
 
 def _lines(process: ManagedProcess) -> list[str]:
-    return [line.line for line in process.last_lines(_SHOWN_LINES)]
+    return [line.line for line in process.last_lines(SHOWN_LINES)]

@@ -128,3 +128,58 @@ def test_a_web_process_that_died_with_its_daemon_is_started_again(application: A
     application.start_daemon()
     wait_until(lambda: application.serving()[0] == "v1", "it serves again")
     application.shutdown()
+
+
+def test_a_daemon_that_cannot_start_leaves_what_runs_as_it_is(application: Application) -> None:
+    application.release("v1")
+    application.release("v2", exit_code=3)
+    application.start("v1")
+    serving = application.serving()
+    kill_daemon(application)
+    result = application.run("daemon", "--release-path", str(application.root / "releases" / "v2"), expect=1)
+    assert "Release v1 is still serving" in result.stderr
+    assert application.serving() == serving
+    application.control_path.unlink(missing_ok=True)
+    application.control_path.mkdir()
+    application.run("daemon", expect=1)
+    assert application.serving() == serving
+    application.control_path.rmdir()
+    application.start_daemon()
+    assert application.serving() == serving
+    application.shutdown()
+
+
+def test_a_configuration_without_the_process_that_serves_is_refused_and_it_goes_on_serving(
+    application: Application,
+) -> None:
+    application.release("v1")
+    application.start("v1")
+    serving = application.serving()
+    kill_daemon(application)
+    application.processes["site"] = application.processes.pop("web")
+    application.write_config()
+    assert "Put the configuration back" in application.run("daemon", expect=4).stderr
+    assert application.serving() == serving
+    application.processes["web"] = application.processes.pop("site")
+    application.write_config()
+    application.start_daemon()
+    assert application.serving() == serving
+    application.shutdown()
+
+
+def test_a_process_that_is_new_in_the_configuration_does_not_keep_the_others_from_being_taken_over(
+    application: Application,
+) -> None:
+    application.release("v1")
+    application.start("v1")
+    serving = application.serving()
+    kill_daemon(application)
+    application.config["processes"] = {
+        "cache": application.worker(port=application.port + 20, env={"PORT": "{{port}}"}),
+        **application.processes,
+    }
+    application.write_config()
+    application.start_daemon()
+    assert application.serving() == serving
+    assert application.status()["orphans"] == []
+    application.shutdown()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -24,6 +24,7 @@ class FakeProcess:
         self.exit: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
         self.is_on_probation = True
         self.is_discarded = False
+        self.failure: str | None = None
 
     def _note(self, what: str) -> None:
         self.world.journal.append(f"{what} {self.spec.instance_id}")
@@ -84,10 +85,12 @@ class FakeTraffic:
     in_flight: dict[str, Connections] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     route: tuple[str | None, str, tuple[RouteTarget, ...]] | None = None
+    on_switch: Callable[[], None] = lambda: None
 
     async def switch(self, active: str | None, reason: str, targets: tuple[RouteTarget, ...]) -> None:
         self.route = (active, reason, targets)
         self.journal.append(f"switch {active}")
+        self.on_switch()
 
     def announce(self, active: str | None, reason: str, targets: tuple[RouteTarget, ...]) -> None:
         self.route = (active, reason, targets)

@@ -561,6 +561,28 @@ def test_a_switch_is_written_down_before_anything_of_the_old_release_is_stopped(
     run(story)
 
 
+def test_a_release_that_dies_at_the_switch_is_switched_away_from_before_the_old_one_is_touched(world: World) -> None:
+    async def story() -> None:
+        await bring(world, "r1")
+        world.journal.clear()
+
+        def die() -> None:
+            world.traffic.on_switch = lambda: None
+            web = cast("FakeProcess", world.fleet.releases[-1].proxied[0])
+            web.state, web.failure = ProcessState.FAILED, "r2.web.0 exited with code 9"
+
+        world.traffic.on_switch = die
+        with pytest.raises(OperationFailed, match=r"exited with code 9.*Release r1 is still serving"):
+            await bring(world, "r2")
+        assert [entry for entry in world.journal if entry.startswith("switch")] == ["switch r2", "switch r1"]
+        assert not [entry for entry in world.stops() if entry.startswith(("r1.", "scheduler"))]
+        assert states(world) == {"r1": "active", "r2": "failed"}
+        with pytest.raises(OperationRefused, match="nothing to roll back to"):
+            await back(world)
+
+    run(story)
+
+
 def test_without_ports_the_message_says_what_serves(world: World) -> None:
     async def story() -> None:
         await bring(world, "r1")
