@@ -15,7 +15,6 @@ import json
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,7 +28,7 @@ sys.path.insert(0, str(CHECKOUT))
 from benchmarks.support.children import NotStarted, end_on_signals  # noqa: E402  (found through the line above)
 from benchmarks.support.load import Cell, LoadFailed, Sample, measure  # noqa: E402
 from benchmarks.support.machine import describe_machine, share_cores, version_of  # noqa: E402
-from benchmarks.support.peers import PEERS, Missing, Peer, Proxy, Setting, find_peer  # noqa: E402
+from benchmarks.support.peers import PEERS, Missing, Peer, Proxy, Setting, build_pyz, find_peer  # noqa: E402
 from benchmarks.support.table import table, with_ratio  # noqa: E402
 from benchmarks.support.upstream import nginx_upstream  # noqa: E402
 
@@ -58,7 +57,7 @@ def main() -> int:
     try:
         with contextlib.ExitStack() as stack:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=memory_directory())))
-            pyz = build(directory, options.python) if "rollbridge" in options.peers else None
+            pyz = build_pyz(CHECKOUT, directory, options.python) if "rollbridge" in options.peers else None
             peers = [find_peer(name, pyz) for name in options.peers]
             found, described = find_installed(peers, options, directory)
             samples = run(found, options, directory)
@@ -119,17 +118,6 @@ def memory_directory() -> str | None:
 def raise_descriptor_limit() -> None:
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def build(directory: Path, python: str) -> Path:
-    """The single file of this checkout as it is now."""
-    pyz = directory / "rollbridge.pyz"
-    result = subprocess.run(
-        [python, str(CHECKOUT / "build_zipapp.py"), "--output", str(pyz)], capture_output=True, text=True, check=False
-    )
-    if result.returncode != 0:
-        raise NotStarted(f"build_zipapp.py failed:\n{result.stdout}{result.stderr}")
-    return pyz
 
 
 def find_installed(peers: Sequence[Peer], options: argparse.Namespace, directory: Path) -> tuple[list[Peer], list[str]]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.support.children import family, free_port, running, wait_until_answering
+from benchmarks.support.children import NotStarted, family, free_port, running, wait_until_answering
 from benchmarks.support.machine import Cores, version_of
 from benchmarks.support.rollbridge_worker import rollbridge_workers
 
@@ -171,8 +173,6 @@ backend application
 
 def haproxy_connections() -> int:
     """As many as descriptors allow: HAProxy refuses to start with more."""
-    import resource
-
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return min(20_000, (hard - 200) // 2)
 
@@ -244,6 +244,16 @@ def rollbridge_argv(python: str, path: Path, *arguments: str) -> list[str]:
         return [python, "-I", str(path), *arguments]
     code = f"import sys; sys.path.insert(0, {str(path)!r}); from rollbridge.cli.main import main; sys.exit(main())"
     return [python, "-I", "-c", code, *arguments]
+
+
+def build_pyz(checkout: Path, directory: Path, python: str) -> Path:
+    """The single file of ``checkout`` as it is now."""
+    pyz = directory / "rollbridge.pyz"
+    argv = [python, str(checkout / "build_zipapp.py"), "--output", str(pyz)]
+    result = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise NotStarted(f"build_zipapp.py failed:\n{result.stdout}{result.stderr}")
+    return pyz
 
 
 @contextlib.contextmanager
