@@ -20,6 +20,14 @@ def format_utc(epoch_seconds: float) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
 
 
+def without_commands(event: Event) -> Event:
+    """Return ``event`` as the state file keeps it: command lines may hold secrets, and are never written there."""
+    data = event.get("data")
+    if not isinstance(data, dict) or "commands" not in data:
+        return event
+    return {**event, "data": {name: value for name, value in data.items() if name != "commands"}}
+
+
 class EventLog:
     """The last 1000 events, and whoever listens for the next.
 

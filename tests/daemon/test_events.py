@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import os
 
-from rollbridge.daemon.events import KEPT_EVENTS, EventLog, format_utc
+from rollbridge.daemon.events import KEPT_EVENTS, Event, EventLog, format_utc, without_commands
 
 
 def test_times_are_utc_with_milliseconds() -> None:
@@ -63,3 +63,9 @@ def test_restored_events_come_before_our_own() -> None:
     log.restore([{"at": "x", "message": "old", "data": {}}])
     assert [event["message"] for event in log.last(10)] == ["old", "new"]
     os.close(null)
+
+
+def test_the_state_file_keeps_an_event_without_command_lines() -> None:
+    event: Event = {"at": "x", "message": "processes killed", "data": {"pids": [7], "commands": ["app --password=x"]}}
+    assert without_commands(event) == {"at": "x", "message": "processes killed", "data": {"pids": [7]}}
+    assert event["data"] == {"pids": [7], "commands": ["app --password=x"]}
