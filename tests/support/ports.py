@@ -21,6 +21,14 @@ def ephemeral_start() -> int:
         return FALLBACK_EPHEMERAL
 
 
+def lane(lowest: int, highest: int) -> tuple[int, int]:
+    """Part of the ports that this one of several test runners side by side may choose from; all of them when alone."""
+    name, count = os.environ.get("PYTEST_XDIST_WORKER", "gw0"), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    width = (highest - lowest) // count
+    first = lowest + int(name.removeprefix("gw")) * width
+    return first, first + width
+
+
 def is_bindable(port: int, host: str = "0.0.0.0") -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -34,12 +42,12 @@ def is_bindable(port: int, host: str = "0.0.0.0") -> bool:
 
 def free_block(count: int) -> int:
     """First port of ``count`` contiguous ones that are free on every address."""
-    highest = ephemeral_start()
-    if highest - LOWEST < 20 * count:
-        highest = 65_000
+    lowest, highest = lane(LOWEST, ephemeral_start())
+    if highest - lowest < 20 * count:
+        lowest, highest = LOWEST, 65_000
     chooser = random.Random(f"{os.getpid()}-{os.urandom(8).hex()}")
     for _ in range(500):
-        first = chooser.randrange(LOWEST, highest - count)
+        first = chooser.randrange(lowest, highest - count)
         if all(is_bindable(first + offset) for offset in range(count)):
             return first
     raise RuntimeError(f"found no {count} free contiguous ports")
