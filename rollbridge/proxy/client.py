@@ -261,7 +261,7 @@ class Client(Stream):
 
     def expired(self) -> None:
         exchange = self.exchange
-        if self._is_closing or self.out:
+        if self._is_closing or self.has_unsent:
             self.lost()
         elif exchange is not None:
             exchange.request_stalled()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from rollbridge.proxy.chunked import BadFraming
@@ -9,6 +10,7 @@ from rollbridge.proxy.forward import interim_head_bytes, request_head_bytes, res
 from rollbridge.proxy.framing import (
     BodyRelay,
     Framing,
+    LengthReader,
     client_framing,
     request_relay,
     response_framing,
@@ -16,7 +18,8 @@ from rollbridge.proxy.framing import (
 )
 from rollbridge.proxy.head import RequestHead
 from rollbridge.proxy.response_head import BadResponse, ResponseHead, find_response_head
-from rollbridge.proxy.stream import HIGH_WATER
+from rollbridge.proxy.splice import SPLICE_BYTES, Splice
+from rollbridge.proxy.stream import HIGH_WATER, Stream
 from rollbridge.proxy.timers import NEVER
 from rollbridge.proxy.tunnel import open_tunnel
 
@@ -100,6 +103,8 @@ class Exchange:
                 self.fail(400, f"the request's body is malformed: {error}")
                 return
             upstream.write(data + body)
+            if self.request_body is not None:
+                self._splice(self.request_body, client, upstream, self._request_moved)
             self._watch_request()
         else:
             upstream.write(data)
@@ -121,7 +126,7 @@ class Exchange:
         assert relay is not None
         data = relay.feed(data)
         if relay.reader.is_done:
-            self.request_body = None
+            self._request_done()
             self.client.put_back(relay.reader.rest)
         return data
 
@@ -133,12 +138,29 @@ class Exchange:
             self._expect_response()
         elif client.has_ended:
             self.fail(400, "the connection ended before the request's body did")
-        elif self._upstream is not None and len(self._upstream.out) > HIGH_WATER:
+        elif self._upstream is not None and self._upstream.is_full:
             client.stop_reading()
             client.body_paused()
             self._expect_response()
         else:
             client.body_expected(is_patient=self.head.expects_continue and not self._has_response_bytes)
+
+    def _request_moved(self) -> None:
+        """Some of the request's body has gone through a pipe."""
+        assert self.request_body is not None
+        if self.request_body.reader.is_done:
+            self._request_done()
+        self._watch_request()
+
+    def _request_done(self) -> None:
+        self.request_body = None
+        if self.client.inflow is not None:
+            self.client.inflow.end()
+
+    def _splice(self, relay: BodyRelay, source: Stream, sink: Stream, on_moved: Callable[[], None]) -> None:
+        """Let the rest of a large body go through a pipe."""
+        if isinstance(relay.reader, LengthReader) and relay.reader.left >= SPLICE_BYTES:
+            Splice(self.client.worker.pipes, source, sink, relay.reader, on_moved)
 
     def _expect_response(self) -> None:
         """From here on it is the application's turn: to answer, or at least to read on."""
@@ -236,8 +258,19 @@ class Exchange:
         client.write(head_bytes + passed_on)
         if relay.reader.is_done:
             self._finish(relay.reader.rest)
-        elif len(client.out) > HIGH_WATER:
+            return
+        self._splice(relay, upstream, client, self._response_moved)
+        if client.is_full:
             upstream.stop_reading()
+
+    def _response_moved(self) -> None:
+        """Some of the response's body has gone through a pipe."""
+        if self.response_body is not None and self.response_body.reader.is_done:
+            if self._upstream is not None:
+                self._upstream.is_doubtful = True  # what may have come behind the body was not looked at
+            self._finish(b"")
+        elif self._upstream is not None and self.client.is_full:
+            self._upstream.stop_reading()
 
     def client_drained(self) -> None:
         if self._upstream is not None and not self._upstream.is_reading:
@@ -333,6 +366,9 @@ class Exchange:
         upstream, release = self._upstream, self._release
         self._upstream = self._release = None
         if upstream is not None:
+            for splice in (upstream.inflow, upstream.outflow):
+                if splice is not None:
+                    splice.end()
             if is_reusable:
                 upstream.rest_idle()
             else:

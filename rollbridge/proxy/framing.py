@@ -49,6 +49,11 @@ class LengthReader:
         self.left = 0
         return data
 
+    def skip(self, size: int) -> None:
+        """So many bytes of the body, not more than there are left, went another way."""
+        self.left -= size
+        self.is_done = self.left == 0
+
 
 class CloseReader:
     """A body that ends with its connection."""

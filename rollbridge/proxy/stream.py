@@ -5,10 +5,13 @@ from __future__ import annotations
 import select
 import socket
 import struct
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rollbridge.proxy.loop import Loop
 from rollbridge.proxy.timers import NEVER
+
+if TYPE_CHECKING:
+    from rollbridge.proxy.splice import Splice
 
 READ: Final = select.EPOLLIN
 WRITE: Final = select.EPOLLOUT
@@ -38,10 +41,12 @@ class Stream:
         "_mask",
         "deadline",
         "fd",
+        "inflow",
         "is_open",
         "is_write_broken",
         "loop",
         "out",
+        "outflow",
         "queued_for",
         "sock",
     )
@@ -51,6 +56,8 @@ class Stream:
         self.sock = sock
         self.fd = sock.fileno()
         self.out = bytearray()
+        self.inflow: Splice | None = None  # takes what arrives, past received()
+        self.outflow: Splice | None = None  # brings what goes out, when nothing is in ``out``
         self.is_open = True
         self.is_write_broken = False  # the peer takes no more; what it has sent can still be read
         self.deadline = NEVER
@@ -98,6 +105,8 @@ class Stream:
                     return
             if not mask & (READ | BROKEN):
                 return
+        if self.inflow is not None and self.inflow.pump():
+            return
         try:
             data = self.sock.recv(READ_BYTES)
         except BlockingIOError:
@@ -123,12 +132,16 @@ class Stream:
         except BlockingIOError:
             sent = 0
         except OSError:
-            self._write_failed()
+            self.break_writing()
             return
         if sent != len(data):
             self.out += memoryview(data)[sent:]
-            self.want(self._mask | WRITE)
-            self.write_blocked()
+            self.await_room()
+
+    def await_room(self) -> None:
+        """Something could not be sent yet."""
+        self.want(self._mask | WRITE)
+        self.write_blocked()
 
     def write_blocked(self) -> None:
         """The socket is full, or has taken a part: from now on it has to make progress."""
@@ -145,15 +158,27 @@ class Stream:
             except BlockingIOError:
                 return
             except OSError:
-                self._write_failed()
+                self.break_writing()
                 return
             del out[:sent]
+        elif self.outflow is not None and not self.outflow.push():
+            self.write_blocked()
+            return
         if out:
             self.write_blocked()
         else:
             self.want(self._mask & ~WRITE)
-        if len(out) <= LOW_WATER:
+        if not out or (len(out) <= LOW_WATER and self.outflow is None):  # before a splice all has to be out
             self.drained()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it takes so little that the other side should wait."""
+        return len(self.out) > HIGH_WATER or (self.outflow is not None and self.outflow.in_pipe != 0)
+
+    @property
+    def has_unsent(self) -> bool:
+        return bool(self.out) or (self.outflow is not None and self.outflow.in_pipe != 0)
 
     def stop_reading(self) -> None:
         if self._mask & READ:
@@ -203,7 +228,8 @@ class Stream:
         except OSError:
             self.is_write_broken = True  # it has closed already; nothing is left to tell
 
-    def _write_failed(self) -> None:
+    def break_writing(self) -> None:
+        """A write has failed for good."""
         # The peer may have said why before it closed: what it has sent is still read, and its end is noticed there.
         self.is_write_broken = True
         self.out.clear()

@@ -125,7 +125,7 @@ def open_tunnel(client: Client, upstream: UpstreamConnection, release: Release, 
     loop = client.loop
     tunnel = Tunnel(worker, release)
     unsent = bytes(client.out)
-    early = client.take_buffer()
+    early = bytes(upstream.out) + client.take_buffer()
     has_ended = client.has_ended
     near = TunnelEnd(loop, client.detach(), tunnel)
     far = TunnelEnd(loop, upstream.detach(), tunnel)

@@ -33,6 +33,7 @@ from rollbridge.proxy.messages import (
     Welcome,
 )
 from rollbridge.proxy.reports import ReportThrottle
+from rollbridge.proxy.splice import Pipes
 from rollbridge.proxy.timers import NEVER
 from rollbridge.proxy.tunnel import Tunnel
 from rollbridge.proxy.upstream import Release
@@ -69,6 +70,7 @@ class Worker:
         self.requests_total = 0
         self.clients: set[Client] = set()
         self.tunnels: set[Tunnel] = set()
+        self.pipes = Pipes(self.loop)
         self.dispatcher = Dispatcher(
             self.loop,
             report=self.report,
