@@ -198,12 +198,14 @@ class Supervisor:
     # The end
 
     def listen_to_signals(self) -> None:
-        """SIGTERM and SIGINT shut down; a second one does not wait for anybody's graceful end."""
+        """SIGTERM, SIGINT and SIGQUIT shut down; a second one does not wait for anybody's graceful end."""
         loop = asyncio.get_running_loop()
-        for signum in (signal.SIGTERM, signal.SIGINT):
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             loop.add_signal_handler(signum, self._on_signal, signum)
-        # A closed terminal is no reason to take the application down.
-        loop.add_signal_handler(signal.SIGHUP, lambda: None)
+        # A closed terminal is no reason to take the application down, and neither is what other programs take for
+        # "reopen your logs": by default each of these ends a process on the spot, with nothing stopped.
+        for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM):
+            loop.add_signal_handler(signum, lambda: None)
 
     def _on_signal(self, signum: int) -> None:
         self._signals += 1

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from tests.support.application import Application, Gate
+from tests.support.processes import send
 from tests.support.waiting import wait_until
 
 
@@ -54,6 +57,19 @@ def test_a_client_killed_in_the_middle_does_not_cancel_its_deploy(booting: tuple
     wait_until(lambda: application.status()["active_release_id"] == "v2", "v2 becomes active all the same")
     assert application.serving()[0] == "v2"
     wait_until(lambda: application.state_of("v1") == "stopped", "v1 is retired")
+
+
+def test_ctrl_c_leaves_the_deploy_to_the_daemon_and_says_so(booting: tuple[Application, Gate]) -> None:
+    application, gate = booting
+    client = application.spawn(*application.deploy_arguments("v2"))
+    gate.wait_reached()
+    send(client.pid, signal.SIGINT)
+    result = client.finish()
+    assert result.code != 0
+    assert "goes on" in result.stderr
+    assert "Traceback" not in result.stderr
+    gate.open()
+    wait_until(lambda: application.status()["active_release_id"] == "v2", "v2 becomes active all the same")
 
 
 def test_shutdown_in_the_middle_of_a_deploy_leaves_nothing(booting: tuple[Application, Gate]) -> None:

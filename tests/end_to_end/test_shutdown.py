@@ -36,7 +36,7 @@ def test_shutdown_answers_when_everything_is_gone(application: Application) -> N
     assert (application.runtime_dir / "state.json").exists()
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_a_signal_shuts_down_like_the_command(application: Application, signum: signal.Signals) -> None:
     with_everything(application)
     application.release("v1")
@@ -44,6 +44,16 @@ def test_a_signal_shuts_down_like_the_command(application: Application, signum: 
     send(pid, signum)
     assert application.wait_daemon_exit().code == 0
     application.assert_nothing_left()
+
+
+def test_signals_that_mean_something_to_other_programs_only_are_ignored(application: Application) -> None:
+    application.release("v1")
+    pid = application.start("v1")
+    for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGPIPE):
+        send(pid, signum)
+    # The answer comes after the signals, so they have been handled.
+    assert application.daemon_pid() == pid
+    assert application.serving()[0] == "v1"
 
 
 def test_a_second_signal_during_the_shutdown_orphans_nothing(application: Application) -> None:
