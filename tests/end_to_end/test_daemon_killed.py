@@ -64,7 +64,9 @@ def test_nothing_is_restarted_and_no_request_fails(with_everything: Application)
         # It deploys, counts and drains as if nothing had been.
         application.deploy("v2")
         load.wait_for_release("v2")
-        assert application.release_status("v1")["connections"]["websocket"] == 1
+        wait_until(
+            lambda: application.release_status("v1")["connections"]["websocket"] == 1, "the one that is left is counted"
+        )
         assert websocket.echo("three").startswith("v1:")
     wait_until(lambda: application.state_of("v1") == "stopped", "v1 is stopped after its last WebSocket")
     load.assert_no_failure()
