@@ -38,7 +38,7 @@ class BadFraming(Exception):
 class ChunkedReader:
     """Decodes a chunked body that arrives piecemeal."""
 
-    __slots__ = ("_extension_bytes", "_left", "_pending", "_phase", "is_done", "rest", "trailers")
+    __slots__ = ("_announced", "_extension_bytes", "_left", "_pending", "_phase", "is_done", "rest", "trailers")
 
     _SIZE, _DATA, _DATA_END, _TRAILERS = range(4)
 
@@ -47,13 +47,20 @@ class ChunkedReader:
         self.rest = b""  # what follows the body, once it is done
         self.trailers: list[Field] = []
         self._left = 0
+        self._announced = 0
         self._pending = b""
         self._phase = self._SIZE
         self._extension_bytes = 0
 
+    @property
+    def passed(self) -> int:
+        """Bytes of payload so far."""
+        return self._announced - self._left
+
     def feed(self, data: bytes) -> bytes:
         """Return the payload in ``data``; sets ``is_done``, ``rest`` and ``trailers`` at the end. Raises BadFraming."""
-        if self._pending:
+        seen = len(self._pending)  # an earlier call has looked at so many bytes of data in vain
+        if seen:
             data = self._pending + data
             self._pending = b""
         pieces: list[bytes] = []
@@ -77,31 +84,33 @@ class ChunkedReader:
                 at += 2
                 self._phase = self._SIZE
             if self._phase == self._SIZE:
-                match = _CHUNK_LINE.match(data, at)
+                is_still_open = at < seen and data.find(b"\n", seen) < 0
+                match = None if is_still_open else _CHUNK_LINE.match(data, at)
                 if match is None or match.end() - at > MAX_CHUNK_LINE_BYTES:
-                    self._pending = _unfinished_size(data[at:])
+                    self._pending = _unfinished_size(data[at:], max(0, seen - at))
                     break
                 self._extension_bytes += match.end() - match.end(1) - 2
                 if self._extension_bytes > MAX_EXTENSION_BYTES:
                     raise BadFraming("the chunks' extensions are too large")
                 self._left = int(match[1], 16)
+                self._announced += self._left
                 at = match.end()
                 self._phase = self._DATA if self._left else self._TRAILERS
-            if self._phase == self._TRAILERS and not self._read_trailers(data, at):
+            if self._phase == self._TRAILERS and not self._read_trailers(data, at, seen):
                 self._pending = data[at:]
                 break
         return b"".join(pieces) if len(pieces) != 1 else pieces[0]
 
-    def _read_trailers(self, data: bytes, at: int) -> bool:
+    def _read_trailers(self, data: bytes, at: int, seen: int) -> bool:
         if data.startswith(b"\r\n", at):
             self.is_done = True
             self.rest = data[at + 2 :]
             return True
-        end = data.find(b"\r\n\r\n", at, at + MAX_TRAILER_BYTES)
+        end = data.find(b"\r\n\r\n", max(at, seen - 3), at + MAX_TRAILER_BYTES)
         if end < 0:
             if len(data) - at >= MAX_TRAILER_BYTES:
                 raise BadFraming("the trailers are too large")
-            if FORBIDDEN.search(data, at) is not None:
+            if FORBIDDEN.search(data, max(at, seen - 1)) is not None:
                 raise BadFraming("the trailers hold a control character or a line that does not end in CR LF")
             return False
         if FIELD_BLOCK.fullmatch(data, at, end + 2) is None:
@@ -122,12 +131,15 @@ def encode_end(trailers: list[Field]) -> bytes:
     return b"0\r\n%b\r\n" % join_fields(trailers) if trailers else b"0\r\n\r\n"
 
 
-def _unfinished_size(line: bytes) -> bytes:
-    """Return ``line`` when it may still become a chunk's size line; raise BadFraming when it never will."""
+def _unfinished_size(line: bytes, seen: int) -> bytes:
+    """Return ``line`` when it may still become a chunk's size line; raise BadFraming when it never will.
+
+    An earlier call has found nothing wrong with its first ``seen`` bytes.
+    """
     if line and (
-        b"\r\n" in line
+        line.find(b"\r\n", max(0, seen - 1)) >= 0
         or len(line) > MAX_CHUNK_LINE_BYTES
-        or FORBIDDEN.search(line) is not None
+        or FORBIDDEN.search(line, max(0, seen - 1)) is not None
         or _LINE_START.match(line) is None
     ):
         raise BadFraming("a chunk's size line is not a hexadecimal number with optional extensions")

@@ -69,7 +69,8 @@ def find_response_head(data: bytes, scanned: int, limit_bytes: int) -> tuple[Res
         if end > limit_bytes:
             raise BadResponse(f"its head is larger than {limit_bytes} bytes")
         return _understand(data, match), end
-    if b"\r\n\r\n" in data[:limit_bytes] or FORBIDDEN.search(data, max(0, scanned - 1), limit_bytes) is not None:
+    has_end = data.find(b"\r\n\r\n", max(0, scanned - 3), limit_bytes) >= 0
+    if has_end or FORBIDDEN.search(data, max(0, scanned - 1), limit_bytes) is not None:
         raise BadResponse(f"its head is not one of HTTP/1.0 or HTTP/1.1: it starts with {data[:40]!r}")
     if len(data) >= limit_bytes:
         raise BadResponse(f"its head is larger than {limit_bytes} bytes")
