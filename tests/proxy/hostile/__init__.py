@@ -1,0 +1,1 @@
+"""Hostile messages, what the proxy makes of them, and what nginx and HAProxy do."""
