@@ -31,9 +31,8 @@ def bootstrap_request(supervisor: Supervisor) -> DeployRequest | None:
     return DeployRequest(last.release_path, last.release_id, last.revision)
 
 
-async def bootstrap(supervisor: Supervisor) -> None:
+async def bootstrap(supervisor: Supervisor, request: DeployRequest | None) -> None:
     """Bring up what was asked for; raise DaemonFailed when it does not come up."""
-    request = bootstrap_request(supervisor)
     if request is None or supervisor.fleet.is_shutting_down:
         return
 

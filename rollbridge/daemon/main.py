@@ -19,7 +19,7 @@ from rollbridge.config.model import Config
 from rollbridge.control.server import ControlServer, SocketInUse
 from rollbridge.daemon.adoption import Adopted, repair, take_over
 from rollbridge.daemon.attach import AttachedWorker, attach_workers, has_worker, unrecorded_workers
-from rollbridge.daemon.bootstrap import bootstrap
+from rollbridge.daemon.bootstrap import bootstrap, bootstrap_request
 from rollbridge.daemon.code_copies import delete_unused_copies
 from rollbridge.daemon.commands import command_handler
 from rollbridge.daemon.errors import DaemonFailed
@@ -176,9 +176,12 @@ async def _serve(held: Held, options: DaemonOptions, environ: dict[str, str]) ->
         outputs.delete_others(supervisor.known_instances())
         pool.begin_after(max((worker.generation for worker in held.workers), default=0))
         pool.announce(*supervisor.fleet.route())
+        request = bootstrap_request(supervisor)
+        if request is not None and not held.workers and supervisor.fleet.active is None:
+            pool.withhold()
         await pool.start()
         await repair(supervisor, adopted)
-        await bootstrap(supervisor)
+        await bootstrap(supervisor, request)
         if not supervisor.fleet.is_shutting_down:
             server = ControlServer(
                 config.control.path,

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -42,6 +42,7 @@ def worker_settings(proxy: ProxyConfig) -> Settings:
         max_head_bytes=proxy.max_head_bytes,
         max_connections=proxy.max_connections,
         trusted_proxies=tuple(str(network) for network in proxy.trusted_proxies),
+        access_log=proxy.access_log,
     )
 
 
@@ -72,11 +73,13 @@ class WorkerPool:
     _route: Route = field(default_factory=lambda: Route(generation=1, active=None))
     _wakers: set[asyncio.Event] = field(default_factory=set)
     _keepers: list[asyncio.Task[None]] = field(default_factory=list)
+    _is_withheld: bool = False  # the first route is not sent yet: workers accept nothing
     _is_stopping: bool = False
 
     async def start(self) -> None:
         """Start every worker and return when all have acknowledged their first route; raise TimeoutError.
 
+        With the first route withheld, return when all have answered.
         Returns early when ``stop`` is called meanwhile.
         """
         # A worker beyond the count serves until it ends: its clients are worth more than the number.
@@ -84,12 +87,16 @@ class WorkerPool:
         for index in wanted:
             self._keepers.append(asyncio.create_task(self._keep(index), name=f"proxy worker {index}"))
         async with asyncio.timeout(_START_SECONDS):
-            await self._wait_for(
-                lambda: (
-                    self._is_stopping
-                    or (len(self.links) == len(wanted) and self._all_acknowledged(self._route.generation))
-                )
-            )
+            await self._wait_for(lambda: self._is_stopping or (len(self.links) == len(wanted) and self._is_ready()))
+
+    def withhold(self) -> None:
+        """Accept no connection before the next ``switch``: clients wait in the kernel's queue, and lose nothing."""
+        self._is_withheld = True
+
+    def _is_ready(self) -> bool:
+        if self._is_withheld:
+            return all(link.welcome is not None for link in self.links.values())
+        return self._all_acknowledged(self._route.generation)
 
     async def switch(self, active: str | None, reason: str, targets: tuple[RouteTarget, ...]) -> None:
         """Send the route; return when every worker has acknowledged it.
@@ -97,6 +104,7 @@ class WorkerPool:
         A worker that does not within five seconds is wedged: it is killed and replaced, and a
         replacement accepts nothing before it knows the newest route.
         """
+        self._is_withheld = False
         self.announce(active, reason, targets)
         generation = self._route.generation
         try:
@@ -127,8 +135,12 @@ class WorkerPool:
                 for target in targets
             ),
         )
-        for link in self.links.values():
-            link.send(self._route)
+        self._send_route(self.links.values())
+
+    def _send_route(self, links: Iterable[WorkerLink]) -> None:
+        if not self._is_withheld:
+            for link in links:
+                link.send(self._route)
 
     def connections(self, key: str) -> Connections:
         """Return what is in flight on a release, all workers together."""
@@ -232,7 +244,7 @@ class WorkerPool:
         """Tell the worker what it needs, list it, and return when it has ended."""
         self.reaper.protect(child.identity.pid)
         link.send(self.settings)
-        link.send(self._route)
+        self._send_route([link])
         # Listed in the same turn as its first route was sent: no route can fall between the two.
         self.links[link.index] = link
         self.on_change()

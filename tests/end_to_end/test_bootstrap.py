@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 
 from tests.support.application import Application
 from tests.support.ports import listening_stranger
@@ -23,7 +24,10 @@ def test_the_release_serves_before_the_control_socket_appears(application: Appli
     )
     gate.wait_reached()
     assert not application.control_path.exists()
-    gate.open()
+    with socket.create_connection(("127.0.0.1", application.port), timeout=30) as early:
+        early.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        gate.open()
+        assert early.recv(12) == b"HTTP/1.1 200"  # it waited in the queue, nobody told it 503
     wait_until(application.control_path.exists, "the control socket appears")
     assert application.status()["active_release_id"] == "v1"
     assert application.serving()[0] == "v1"
