@@ -39,13 +39,14 @@ class EventLog:
         self._descriptor = descriptor
         self._utc = utc
         self._kept: deque[Event] = deque(maxlen=KEPT_EVENTS)
+        self._encoded: deque[str] = deque(maxlen=KEPT_EVENTS)  # the same, for the state file
         self._listeners: list[Callable[[Event], None]] = []
         self.lost_lines = 0
 
     def record(self, message: str, data: Mapping[str, object]) -> None:
         """Append one event, now."""
         event: Event = {"at": format_utc(self._utc()), "message": message, "data": dict(data)}
-        self._kept.append(event)
+        self._keep(event)
         line = json.dumps(event, ensure_ascii=False, default=str) + "\n"
         try:
             os.write(self._descriptor, line.encode("utf-8", "replace"))
@@ -53,6 +54,15 @@ class EventLog:
             self.lost_lines += 1
         for listener in list(self._listeners):
             listener(event)
+
+    def _keep(self, event: Event) -> None:
+        self._kept.append(event)
+        # Once for each event, not once for each of the many times that the state file is written.
+        self._encoded.append(json.dumps(without_commands(event), separators=(",", ":"), default=str))
+
+    def encoded(self) -> tuple[str, ...]:
+        """Return the kept events as the JSON texts that the state file holds, oldest first."""
+        return tuple(self._encoded)
 
     def last(self, limit: int) -> list[Event]:
         """Return the last ``limit`` events, oldest first."""
@@ -62,7 +72,9 @@ class EventLog:
         """Put the events of an earlier daemon before those of this one."""
         own = list(self._kept)
         self._kept.clear()
-        self._kept.extend([*events, *own])
+        self._encoded.clear()
+        for event in (*events, *own):
+            self._keep(event)
 
     def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         """Call ``listener`` for every event from now on; return what ends that."""

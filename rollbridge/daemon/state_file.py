@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,9 +18,15 @@ class StateUnusable(Exception):
     """The file is there and cannot be used; the message says why."""
 
 
-def encode_state(state: Mapping[str, object]) -> bytes:
-    """Return the file's bytes; the lone surrogates of a path that is not UTF-8 survive as JSON escapes."""
-    return json.dumps({"format": FORMAT, **state}, separators=(",", ":")).encode("ascii") + b"\n"
+def encode_state(state: Mapping[str, object], events: Iterable[str] | None = None) -> bytes:
+    """Return the file's bytes; ``events`` are JSON texts already, None when ``state`` holds them itself.
+
+    The lone surrogates of a path that is not UTF-8 survive as JSON escapes.
+    """
+    text = json.dumps({"format": FORMAT, **state}, separators=(",", ":"))
+    if events is not None:
+        text = f'{text[:-1]},"events":[{",".join(events)}]}}'
+    return text.encode("ascii") + b"\n"
 
 
 def decode_state(data: bytes) -> State:

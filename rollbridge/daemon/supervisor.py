@@ -12,7 +12,7 @@ from typing import Final
 
 from rollbridge.config.load import load_config
 from rollbridge.config.model import Config
-from rollbridge.daemon.events import KEPT_EVENTS, EventLog, format_utc, without_commands
+from rollbridge.daemon.events import EventLog, format_utc
 from rollbridge.daemon.intent import Intent, intent_now
 from rollbridge.daemon.options import DaemonOptions
 from rollbridge.daemon.snapshot import Document, bootstrap_status, fleet_state, fleet_status, proxy_status
@@ -182,11 +182,10 @@ class Supervisor:
             "intent": self.intent.value,
             **fleet_state(self.fleet, self.machinery.pool),
             "orphans": self.orphans,
-            "events": [without_commands(event) for event in self.machinery.events.last(KEPT_EVENTS)],
         }
         path = self.fleet.config.state_path
         try:
-            write_state(path, encode_state(state))
+            write_state(path, encode_state(state, self.machinery.events.encoded()))
         except OSError as error:
             if not self._save_is_failing:
                 self._save_is_failing = True

@@ -62,6 +62,7 @@ def test_restored_events_come_before_our_own() -> None:
     log.record("new", {})
     log.restore([{"at": "x", "message": "old", "data": {}}])
     assert [event["message"] for event in log.last(10)] == ["old", "new"]
+    assert [json.loads(text)["message"] for text in log.encoded()] == ["old", "new"]
     os.close(null)
 
 

@@ -97,3 +97,8 @@ def test_a_path_that_is_not_utf_8_can_be_written_and_read_back(tmp_path: Path) -
     strange = b"/srv/r\xff".decode("utf-8", "surrogateescape")
     write_state(path, encode_state({"release_path": strange}))
     assert load_state(path).state["release_path"] == strange
+
+
+def test_events_that_are_encoded_already_are_put_in_as_they_are() -> None:
+    state = decode_state(encode_state({"application": "shop"}, ['{"message":"one"}', '{"message":"two"}']))
+    assert state == {"format": FORMAT, "application": "shop", "events": [{"message": "one"}, {"message": "two"}]}
