@@ -20,6 +20,10 @@ REASONS: Final[Mapping[int, bytes]] = {
 }
 
 
+def answer_body(status: int, sentence: str) -> bytes:
+    return b"%d %b: %b.\n" % (status, REASONS[status], sentence.encode("ascii", "replace"))
+
+
 def answer_bytes(
     status: int,
     sentence: str,
@@ -31,7 +35,7 @@ def answer_bytes(
     retry_after_seconds: int | None = None,
 ) -> bytes:
     """Return a whole response; ``date`` is an HTTP date. A HEAD request gets the head alone."""
-    body = b"%d %b: %b.\n" % (status, REASONS[status], sentence.encode("ascii", "replace"))
+    body = answer_body(status, sentence)
     lines = [
         b"HTTP/1.1 %d %b\r\nDate: %b\r\n" % (status, REASONS[status], date),
         b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n" % len(body),

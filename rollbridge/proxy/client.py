@@ -6,13 +6,14 @@ import socket
 from typing import TYPE_CHECKING, Final
 
 from rollbridge.proxy.answers import answer_bytes
-from rollbridge.proxy.exchange import Exchange
 from rollbridge.proxy.forward import ClientFacts
 from rollbridge.proxy.head import BadRequest, HeadReader, RequestHead
+from rollbridge.proxy.logged import log_unreadable
 from rollbridge.proxy.stream import HIGH_WATER, READ, WRITE_STALL_SECONDS, Stream
 from rollbridge.proxy.timers import NEVER
 
 if TYPE_CHECKING:
+    from rollbridge.proxy.exchange import Exchange
     from rollbridge.proxy.worker import Worker
 
 # What a client may send ahead of being asked (pipelined requests, the body of a held request) before it is not read.
@@ -89,7 +90,7 @@ class Client(Stream):
         head, self.buffer = found
         self.deadline = NEVER
         self.worker.requests_total += 1
-        exchange = self.exchange = Exchange(self, head)
+        exchange = self.exchange = self.worker.exchange_class(self, head)
         self.worker.dispatcher.dispatch(exchange)
 
     def _read_next(self) -> None:
@@ -148,6 +149,8 @@ class Client(Stream):
         """Answer by ourselves; ``head`` None: the request could not be read, so this is the last answer."""
         if not self.is_open:
             return
+        if head is None:
+            log_unreadable(self, status, sentence)
         will_close = head is None or is_body_unread or not head.keep_alive or self.worker.is_draining
         self.write(
             answer_bytes(

@@ -326,8 +326,11 @@ class Exchange:
             return
         release = self._release
         assert release is not None
-        open_tunnel(self.client, upstream, release, interim_head_bytes(response) + rest)
+        self._open_tunnel(upstream, release, interim_head_bytes(response) + rest)
         self._leave_upstream(is_reusable=False)  # the tunnel has taken its socket
+
+    def _open_tunnel(self, upstream: UpstreamConnection, release: Release, first: bytes) -> None:
+        open_tunnel(self.client, upstream, release, first)
 
     # Endings.
 

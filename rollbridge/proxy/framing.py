@@ -25,11 +25,12 @@ class Framing(enum.Enum):
 class LengthReader:
     """A body of a known number of bytes."""
 
-    __slots__ = ("is_done", "left", "rest")
+    __slots__ = ("is_done", "left", "length", "rest")
 
     trailers = _NO_TRAILERS
 
     def __init__(self, length: int) -> None:
+        self.length = length
         self.left = length
         self.is_done = length == 0
         self.rest = b""
@@ -49,6 +50,11 @@ class LengthReader:
         self.left = 0
         return data
 
+    @property
+    def passed(self) -> int:
+        """Bytes of the body so far."""
+        return self.length - self.left
+
     def skip(self, size: int) -> None:
         """So many bytes of the body, not more than there are left, went another way."""
         self.left -= size
@@ -58,15 +64,17 @@ class LengthReader:
 class CloseReader:
     """A body that ends with its connection."""
 
-    __slots__ = ("is_done",)
+    __slots__ = ("is_done", "passed")
 
     rest = b""
     trailers = _NO_TRAILERS
 
     def __init__(self) -> None:
         self.is_done = False
+        self.passed = 0  # bytes of the body so far
 
     def feed(self, data: bytes) -> bytes:
+        self.passed += len(data)
         return data
 
 

@@ -41,6 +41,7 @@ class Settings:
     max_head_bytes: int = 64 * 1024
     max_connections: int = 10_000
     trusted_proxies: tuple[str, ...] = ("127.0.0.0/8", "::1/128")  # networks whose X-Forwarded-* is believed
+    access_log: str | None = None  # path of the file that gets a line for each request
     forwarded_port: int | None = None  # X-Forwarded-Port; None: the port the client connected to
 
 
@@ -221,6 +222,7 @@ def _read_settings(fields: _Fields) -> Settings:
         max_head_bytes=fields.count("max_head_bytes", default.max_head_bytes),
         max_connections=fields.count("max_connections", default.max_connections),
         trusted_proxies=tuple(_network(item) for item in fields.items("trusted_proxies")),
+        access_log=fields.optional_text("access_log"),
         forwarded_port=fields.optional_count("forwarded_port"),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from rollbridge.proxy.loop import Loop
@@ -22,12 +23,13 @@ HALF_CLOSED_SECONDS: Final = 60.0
 class Tunnel:
     """Counts as one of its release's ``websocket`` connections until both directions have ended."""
 
-    __slots__ = ("ends", "release", "worker")
+    __slots__ = ("ends", "on_closed", "release", "worker")
 
     def __init__(self, worker: Worker, release: Release) -> None:
         self.worker = worker
         self.release = release
         self.ends: tuple[TunnelEnd, ...] = ()
+        self.on_closed: Callable[[], None] | None = None
         release.websocket += 1
         worker.tunnels.add(self)
         worker.count_changed(release)
@@ -39,6 +41,8 @@ class Tunnel:
         self.worker.tunnels.discard(self)
         for end in self.ends:
             end.close(reset=reset)
+        if self.on_closed is not None:
+            self.on_closed()
         self.release.websocket -= 1
         self.worker.count_changed(self.release)
         self.worker.connection_closed()
@@ -119,7 +123,13 @@ class TunnelEnd(Stream):
             self.loop.deadlines.set(end, self.loop.now + HALF_CLOSED_SECONDS)
 
 
-def open_tunnel(client: Client, upstream: UpstreamConnection, release: Release, first: bytes) -> None:
+def open_tunnel(
+    client: Client,
+    upstream: UpstreamConnection,
+    release: Release,
+    first: bytes,
+    end_class: type[TunnelEnd] = TunnelEnd,
+) -> Tunnel:
     """Join the two connections; ``first`` is the 101 and what came after it."""
     worker = client.worker
     loop = client.loop
@@ -127,8 +137,8 @@ def open_tunnel(client: Client, upstream: UpstreamConnection, release: Release, 
     unsent = bytes(client.out)
     early = bytes(upstream.out) + client.take_buffer()
     has_ended = client.has_ended
-    near = TunnelEnd(loop, client.detach(), tunnel)
-    far = TunnelEnd(loop, upstream.detach(), tunnel)
+    near = end_class(loop, client.detach(), tunnel)
+    far = end_class(loop, upstream.detach(), tunnel)
     near.peer, far.peer = far, near
     tunnel.ends = (near, far)
     near.write(unsent + first)
@@ -137,3 +147,4 @@ def open_tunnel(client: Client, upstream: UpstreamConnection, release: Release, 
     if has_ended:
         near.stop_reading()
         near.ended()
+    return tunnel

@@ -16,9 +16,12 @@ from typing import Final
 
 from rollbridge import __version__
 from rollbridge.proxy.acceptor import Acceptor
+from rollbridge.proxy.access_log import AccessLog
 from rollbridge.proxy.client import Client
 from rollbridge.proxy.dispatcher import Dispatcher
+from rollbridge.proxy.exchange import Exchange
 from rollbridge.proxy.link import MAX_WAITING, Door, Link
+from rollbridge.proxy.logged import LoggedExchange
 from rollbridge.proxy.loop import Loop
 from rollbridge.proxy.messages import (
     PROTOCOL,
@@ -71,6 +74,8 @@ class Worker:
         self.clients: set[Client] = set()
         self.tunnels: set[Tunnel] = set()
         self.pipes = Pipes(self.loop)
+        self.access_log: AccessLog | None = None
+        self.exchange_class: type[Exchange] = Exchange
         self.dispatcher = Dispatcher(
             self.loop,
             report=self.report,
@@ -95,6 +100,8 @@ class Worker:
             self.loop.run()
         finally:
             self._door.close()
+            if self.access_log is not None:
+                self.access_log.close()
 
     # What the rooms of the worker tell it.
 
@@ -141,6 +148,7 @@ class Worker:
             case Settings():
                 self.settings = self.dispatcher.settings = message
                 self._acceptor.settings_changed(message)
+                self._set_access_log(message)
             case Route():
                 self.dispatcher.apply(message)
                 # Counts first: whoever has the acknowledgement knows what is still in flight on the old release.
@@ -151,6 +159,13 @@ class Worker:
                 self._drain(message.drain_seconds)
             case _:
                 self.report("message refused", {"error": f"a supervisor does not send {type(message).__name__}"})
+
+    def _set_access_log(self, settings: Settings) -> None:
+        if self.access_log is not None:
+            self.access_log.close()
+        path = settings.access_log
+        self.access_log = None if path is None else AccessLog(self.loop, path, settings.trusted_proxies, self.report)
+        self.exchange_class = Exchange if path is None else LoggedExchange
 
     def _greet(self, link: Link, hello: Hello) -> None:
         if link is not self._link:

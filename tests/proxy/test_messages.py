@@ -29,7 +29,7 @@ from rollbridge.proxy.messages import (
 COUNTS = Counts({"r1#1": ReleaseCounts(2, 1)}, clients=5, requests_total=99, held=3)
 MESSAGES: list[Message] = [
     Hello(1, True),
-    Settings(trusted_proxies=("10.0.0.0/8",), forwarded_port=443, hold_timeout_seconds=0),
+    Settings(trusted_proxies=("10.0.0.0/8",), forwarded_port=443, hold_timeout_seconds=0, access_log="/l"),
     Route(3, "r1#1", "", (Target("r1#1", (Upstream("127.0.0.1", 80), Upstream("::1", 81, False)), 3),)),
     Route(4, None, "stopped", (), True),
     Shutdown(1.5),
