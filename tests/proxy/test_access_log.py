@@ -153,9 +153,11 @@ def test_what_is_cut_short_is_told_from_what_is_complete(hasty: Rig, tmp_path: P
     client = hasty.client(GET)
     app.accept().read_head()
     client.reset()
-    hasty.wait_counts("r1", 0)
+    wait_lines(hasty, tmp_path / "log", 2)
     client = hasty.client(GET)
-    app.accept().reset()
+    upstream = app.accept()
+    upstream.read_head()
+    upstream.reset()
     assert client.read_response()[0] == 502
     cut, gone, failed = wait_lines(hasty, tmp_path / "log", 3)
     assert (cut["status"], cut["response_bytes"], cut["complete"]) == (200, 5, False)
