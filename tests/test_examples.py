@@ -24,7 +24,7 @@ SETTINGS = {
     "timeout", "interval", "start_delay", "replicas", "stop_signal", "graceful_stop", "non_blocking_drain",
     "output_lines", "restart_delay", "restart", "max_restarts", "window", "backoff_factor", "max_delay", "memory",
     "limit", "warn", "check_interval", "lifecycle", "quiet_command", "deploy_strategy", "legacy_takeover", "screens",
-    "name", "includes",
+    "name", "includes", "pid_files", "systemd_units", "supervisord_programs", "pm2_apps", "commands",
 }  # fmt: skip
 
 
@@ -40,7 +40,7 @@ def test_example_validates_and_survives_being_written(path: Path) -> None:
 
 
 def test_complete_example_has_every_setting() -> None:
-    words = set(re.findall(r"[a-z_]+", (EXAMPLES / "rollbridge.toml").read_text()))
+    words = set(re.findall(r"[a-z0-9_]+", (EXAMPLES / "rollbridge.toml").read_text()))
     assert words >= SETTINGS
 
 
@@ -55,7 +55,7 @@ def test_defaults_shown_in_the_complete_example_are_the_defaults() -> None:
 
 
 def test_reference_has_every_setting() -> None:
-    words = set(re.findall(r"[a-z_]+", DOCS.read_text()))
+    words = set(re.findall(r"[a-z0-9_]+", DOCS.read_text()))
     assert words >= SETTINGS | {"drain_command", "stop_command"}
 
 

@@ -29,6 +29,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "restart": Command("release", "bounce processes other than the proxied one"),
     "shutdown": Command("daemon", "stop everything, then the daemon"),
     "recover": Command("takeover", "list what a daemon left, stop it, or bring everything back"),
+    "predeploy-cleanup": Command("takeover", "stop what the first deploy replaces"),
     "validate": Command("configuration", "list every problem of the config file, with fixes"),
     "config": Command("configuration", "print the effective config as TOML"),
     "demo": Command("demo", "run the main job on an embedded app, under traffic"),

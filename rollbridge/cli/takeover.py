@@ -30,6 +30,16 @@ back, also after a reboot. It leaves down what was shut down by command.
 --force stops what a daemon left, whole process trees; what cannot be stopped is
 named, and kept in the state file. --check is for monitoring: one line, 0 or 1."""
 
+CLEANUP = """\
+Before the first deploy: stops what it replaces, as [legacy_takeover] says. First the
+stop commands of other supervisors, then screens, pid files and matching processes
+with all their descendants: SIGTERM, SIGKILL after force_stop_timeout, and a look
+that they are gone, stay gone, and have left the proxy's port. Otherwise exit code 1
+and what is in the way: a deploy script ends there.
+
+Does nothing when a release is active, so it may stay in the deploy script. Never
+touched: this command and its ancestors, the daemon and what it manages."""
+
 LOCK_NAME: Final = "recover.lock"
 
 
@@ -51,6 +61,20 @@ def add_parser(subparsers: Subparsers[CommandParser]) -> None:
     what.add_argument("--check", action="store_true", help="0 when a release serves, else 1; one line")
     recover.add_argument("--quiet", action="store_true", help="print only what was wrong or done")
 
+    cleanup = add_command(
+        subparsers,
+        "predeploy-cleanup",
+        run=run_cleanup,
+        description=CLEANUP,
+        examples=[
+            "rollbridge predeploy-cleanup --dry-run",
+            "rollbridge predeploy-cleanup --release-path /srv/app/releases/r42 &&",
+            "    rollbridge deploy --release-path /srv/app/releases/r42 --ensure-daemon",
+        ],
+    )
+    cleanup.add_argument("--release-path", metavar="PATH", help="what is to be deployed: refused when it is not there")
+    cleanup.add_argument("--dry-run", action="store_true", help="print what would be stopped, and why; stop nothing")
+
 
 def run_recover(args: argparse.Namespace) -> int:
     if args.heal or args.force:
@@ -61,6 +85,17 @@ def run_recover(args: argparse.Namespace) -> int:
                 return _another_is_at_work(args)
             return _heal(args, settings) if args.heal else _force(args, settings)
     return _check(args) if args.check else _list(args)
+
+
+def run_cleanup(args: argparse.Namespace) -> int:
+    settings = settings_of(args)
+    _prepare(settings)
+    with _alone(settings) as is_alone:
+        if not is_alone:
+            raise CliError("a `rollbridge recover` is at work. Try again in a moment. Nothing was stopped.", REFUSED)
+        from rollbridge.cli.cleanup import clean_up
+
+        return clean_up(args, settings)
 
 
 def _settings(args: argparse.Namespace) -> ClientSettings:

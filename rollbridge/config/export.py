@@ -170,6 +170,11 @@ def _legacy_takeover(legacy: LegacyTakeoverConfig) -> dict[str, Any]:
             {"name": literal(one.name), "includes": [literal(text) for text in one.includes]}
             for one in legacy.processes
         ],
+        "pid_files": [literal(path) for path in legacy.pid_files],
+        "systemd_units": [literal(unit) for unit in legacy.systemd_units],
+        "supervisord_programs": [literal(program) for program in legacy.supervisord_programs],
+        "pm2_apps": [literal(app) for app in legacy.pm2_apps],
+        "commands": [literal(command) for command in legacy.commands],
         "force_stop_timeout": format_duration(legacy.force_stop_timeout_seconds),
     }
 

@@ -150,9 +150,16 @@ class LegacyProcess:
 
 @dataclass(frozen=True, slots=True)
 class LegacyTakeoverConfig:
+    """What the first deploy replaces. ``commands`` run under ``/bin/sh -c``; ``pid_files`` are absolute paths."""
+
     screens: tuple[str, ...]
     processes: tuple[LegacyProcess, ...]
     force_stop_timeout_seconds: float
+    pid_files: tuple[str, ...] = ()
+    systemd_units: tuple[str, ...] = ()
+    supervisord_programs: tuple[str, ...] = ()
+    pm2_apps: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from rollbridge.config import lines as lines
 from rollbridge.config import suggest as suggest
 from rollbridge.config.issues import ConfigError
+from rollbridge.config.legacy_section import read_legacy
 from rollbridge.config.model import (
     Config,
-    LegacyProcess,
-    LegacyTakeoverConfig,
     ProcessConfig,
     ProxyConfig,
     RetentionConfig,
@@ -26,7 +25,7 @@ from rollbridge.config.rules import check_rules
 from rollbridge.config.showing import show_text, show_value
 from rollbridge.config.source import decode, parse_toml
 from rollbridge.config.template_check import check_templates
-from rollbridge.config.values import duration, texts
+from rollbridge.config.values import duration
 
 _MOST_PROCESSES = 500  # each is told the ports of all the others
 _EXAMPLE_PROCESS = (
@@ -49,7 +48,7 @@ def parse_config(data: bytes, source_path: str, environ: Mapping[str, str], *, u
     proxy = read_proxy(root.table("proxy", "[proxy]"), os.path.dirname(source_path))  # noqa: PTH120 - as in reach.py
     retention = _read_retention(root.table("release_retention", "[release_retention]"))
     processes = _read_processes(root, proxy)
-    legacy = _read_legacy(root, proxy)
+    legacy = read_legacy(root, proxy, os.path.dirname(source_path))  # noqa: PTH120
     root.finish()
     config = Config(
         source_path=source_path,
@@ -110,46 +109,3 @@ def _read_processes(root: Table, proxy: ProxyConfig) -> dict[str, ProcessConfig]
         else:
             processes[process_id] = read_process(tables.table(process_id, ""), process_id, proxy)
     return processes
-
-
-def _read_legacy(root: Table, proxy: ProxyConfig) -> LegacyTakeoverConfig | None:
-    table = root.table("legacy_takeover", "[legacy_takeover]")
-    if not isinstance(root.values.get("legacy_takeover"), dict):
-        return None
-    legacy = LegacyTakeoverConfig(
-        screens=texts(table, "screens", '["ticket-server"]'),
-        processes=_read_legacy_processes(table),
-        force_stop_timeout_seconds=duration(table, "force_stop_timeout", proxy.force_stop_timeout_seconds),
-    )
-    table.finish()
-    return legacy
-
-
-def _read_legacy_processes(table: Table) -> tuple[LegacyProcess, ...]:
-    example = '[{ name = "old web", includes = ["/srv/old-app/"] }]'
-    value = table.raw("processes")
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        table.note("processes", f"{show_value(value)} is not an array", f"write processes = {example}")
-        return ()
-    found = []
-    for index, item in enumerate(value):
-        if table.scope.is_full():
-            break
-        path = (*table.path, "processes", index)
-        if not isinstance(item, dict):
-            table.scope.note(path, f"{show_value(item)} is not a table", f"write processes = {example}")
-            continue
-        one = Table(item, path, table.scope)
-        for key, fix in (("name", 'add name = "old web"'), ("includes", 'add includes = ["/srv/old-app/"]')):
-            if not one.has(key):
-                table.scope.note(path, f"{key} is missing", fix)
-        name = one.text("name", "", "old web")
-        includes = texts(one, "includes", '["/srv/old-app/"]')
-        if one.values.get("includes") == []:
-            # An empty list of conditions is met by every process of the machine.
-            one.note("includes", "the array is empty, which would match every process", 'write ["/srv/old-app/"]')
-        one.finish()
-        found.append(LegacyProcess(name, includes))
-    return tuple(found)

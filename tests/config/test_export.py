@@ -112,6 +112,11 @@ def configs(draw: st.DrawFn) -> Config:
             tuple
         ),
         SECONDS,
+        pid_files=st.lists(PATH, max_size=2).map(tuple),
+        systemd_units=st.lists(st.sampled_from(["old.service", "old@1"]), max_size=2).map(tuple),
+        supervisord_programs=st.lists(st.sampled_from(["old", "old:*", "{{x}}"]), max_size=2).map(tuple),
+        pm2_apps=st.lists(st.sampled_from(["old", "{{x}}"]), max_size=2).map(tuple),
+        commands=st.lists(TEXT, max_size=2).map(tuple),
     )
     return Config(
         source_path=SOURCE_PATH,

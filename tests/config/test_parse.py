@@ -73,6 +73,25 @@ def test_legacy_takeover_is_read_and_its_timeout_is_by_default_that_of_the_proxy
     assert empty == LegacyTakeoverConfig((), (), 4.0)
 
 
+def test_every_way_to_leave_an_old_supervisor_is_read() -> None:
+    legacy = parse(
+        f"""{WEB}[legacy_takeover]
+pid_files = ["old.pid", "/run/{{{{application}}}}.pid"]
+systemd_units = ["old-app.service", "old@1", 'a\\x2db.service']
+supervisord_programs = ["old", "old:*"]
+pm2_apps = ["old"]
+commands = ["/etc/init.d/old stop"]
+""",
+    ).legacy_takeover
+    assert legacy is not None
+    application = parse(WEB).application
+    directory = parse(WEB).source_path.rpartition("/")[0]
+    assert legacy.pid_files == (f"{directory}/old.pid", f"/run/{application}.pid")
+    assert legacy.systemd_units == ("old-app.service", "old@1", r"a\x2db.service")
+    assert legacy.supervisord_programs == ("old", "old:*")
+    assert (legacy.pm2_apps, legacy.commands) == (("old",), ("/etc/init.d/old stop",))
+
+
 @pytest.mark.parametrize(
     ("settings", "where", "message"),
     [
@@ -89,6 +108,14 @@ def test_legacy_takeover_is_read_and_its_timeout_is_by_default_that_of_the_proxy
         ('processes = [{ name = "x", includes = ["x"], a = 1 }]', "legacy_takeover.processes[0].a", "no setting"),
         ('force_stop_timeout = "x"', "legacy_takeover.force_stop_timeout", "not a duration"),
         ("screen = []", "legacy_takeover.screen", "no setting"),
+        ('systemd_units = ["--now"]', "legacy_takeover.systemd_units[0]", "cannot be the name"),
+        ('systemd_units = ["a b"]', "legacy_takeover.systemd_units[0]", "cannot be the name"),
+        ('supervisord_programs = ["-c"]', "legacy_takeover.supervisord_programs[0]", "begins with -"),
+        ('pm2_apps = ["a", "b c"]', "legacy_takeover.pm2_apps[1]", "has blanks"),
+        ('pid_files = ["~/a.pid"]', "legacy_takeover.pid_files[0]", "begins with ~"),
+        ('pid_files = "a.pid"', "legacy_takeover.pid_files", "not an array"),
+        ("commands = [[]]", "legacy_takeover.commands[0]", "is not text"),
+        ('command = ["true"]', "legacy_takeover.command", "no setting"),
     ],
 )
 def test_wrong_legacy_takeover_is_told(settings: str, where: str, message: str) -> None:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from rollbridge.config.reach import ClientSettings, ControlConfig
 from rollbridge.daemon.lock import DaemonLock
 from rollbridge.takeover.presence import (
     Observation,
@@ -19,7 +24,22 @@ from rollbridge.takeover.presence import (
     is_suspended,
     judge,
     lock_holder,
+    observe,
 )
+
+# Holds the lock, accepts, and never answers: it sleeps, or it works.
+SILENT = """
+import socket, sys, time
+from rollbridge.daemon.lock import DaemonLock
+directory, path, is_working = sys.argv[1], sys.argv[2], sys.argv[3] == "works"
+lock = DaemonLock(directory)
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(path)
+listener.listen()
+print("ready", flush=True)
+while True:
+    time.sleep(0.001) if is_working else time.sleep(1000)
+"""
 
 LOCKS = """\
 1: FLOCK  ADVISORY  WRITE 3127 08:01:4711 0 EOF
@@ -70,14 +90,10 @@ def test_a_lock_is_seen_without_being_taken(tmp_path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # looking did not take it
 
 
-def test_a_living_process_has_an_age_and_moves() -> None:
-    before = activity(os.getpid())
-    for _ in range(300):
-        Path("/proc/self/stat").read_bytes()
-        os.sched_yield()
-    deadline_free = sum(number * number for number in range(300_000))
-    assert deadline_free and before is not None
+def test_a_living_process_has_an_age_and_some_activity() -> None:
     assert (age_of(os.getpid()) or 0) > 0
+    found = activity(os.getpid())
+    assert found is not None and found.switches > 0
     assert not is_suspended(os.getpid())
 
 
@@ -85,3 +101,47 @@ def test_nobody_has_no_activity_and_no_age() -> None:
     assert activity(None) is None
     assert age_of(None) is None
     assert activity(2**22 + 1) is None
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> ClientSettings:
+    control = ControlConfig(str(tmp_path / "c.sock"), 0o600, None, None)
+    return ClientSettings("app", str(tmp_path), str(tmp_path / "state.json"), control)
+
+
+@pytest.fixture
+def silent(settings: ClientSettings, request: pytest.FixtureRequest) -> Iterator[int]:
+    argv = [sys.executable, "-c", SILENT, settings.runtime_dir, settings.control.path, request.param]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        yield process.pid
+        process.kill()
+
+
+@pytest.mark.parametrize(
+    ("silent", "presence"), [("sleeps", Presence.STUCK), ("works", Presence.BUSY)], indirect=["silent"]
+)
+def test_a_silent_daemon_is_busy_when_it_works_and_stuck_when_it_does_not(
+    silent: int, presence: Presence, settings: ClientSettings
+) -> None:
+    seen = observe(settings, answer_seconds=0.3)
+    assert seen.holder == silent
+    assert judge(seen) is presence
+    assert str(silent) in advice(presence, seen, settings.control.path)
+
+
+@pytest.mark.parametrize("silent", ["works"], indirect=True)
+def test_a_suspended_daemon_is_known_without_asking_it(silent: int, settings: ClientSettings) -> None:
+    os.kill(silent, signal.SIGSTOP)
+    os.waitid(os.P_PID, silent, os.WSTOPPED | os.WNOWAIT)
+    assert judge(observe(settings, answer_seconds=60)) is Presence.SUSPENDED
+
+
+@pytest.mark.parametrize("silent", ["sleeps"], indirect=True)
+def test_a_daemon_without_a_socket_is_starting(silent: int, settings: ClientSettings) -> None:
+    Path(settings.control.path).unlink()
+    assert judge(observe(settings)) is Presence.STARTING
+
+
+def test_without_lock_and_socket_there_is_none(settings: ClientSettings) -> None:
+    assert judge(observe(settings)) is Presence.NONE
