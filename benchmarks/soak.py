@@ -28,8 +28,9 @@ from tests.support.waiting import wait_until  # noqa: E402
 WARM_DEPLOYS = 10
 RELEASE_NAMES = 4  # directories used in turns; ids are new each time
 SETTLE_SECONDS = 60.0
-# A worker keeps a few idle connections to the app: how many depends on what its last requests were.
-WORKER_FD_TOLERANCE = 8
+# A worker may keep a few idle connections to the app, for a second or so.
+WORKER_FD_TOLERANCE = 2
+QUIET_SECONDS = 1.5
 # Resident memory goes up and down with what the allocators have given back: the lowest value after the last so many
 # deploys counts. Of a leak it shows everything.
 RSS_SAMPLES = 8
@@ -87,6 +88,17 @@ def wait_until_settled(application: Application) -> None:
         return "draining" not in states and states.count("active") == 1
 
     wait_until(is_settled, "every retired release is stopped", timeout=SETTLE_SECONDS)
+    counts: list[tuple[float, int]] = []
+
+    def is_quiet() -> bool:
+        """Whether the workers have opened and closed nothing for longer than they keep idle connections."""
+        now = time.monotonic()
+        number = sum(count_fds(pid) for pid in workers_of(application.daemon_pid()))
+        if not counts or counts[-1][1] != number:
+            counts.append((now, number))
+        return now - counts[-1][0] > QUIET_SECONDS
+
+    wait_until(is_quiet, "the workers are quiet", timeout=SETTLE_SECONDS, poll=0.1)
 
 
 class Soak:
