@@ -57,10 +57,15 @@ def load_state(path: str) -> LoadedState:
     none would lose track of what runs.
     """
     try:
-        data = Path(path).read_bytes()
+        with open(path, "rb") as file:
+            found = os.fstat(file.fileno())
+            data = file.read()
     except FileNotFoundError:
         return LoadedState({})
     try:
+        if found.st_uid not in (0, os.geteuid()):
+            # It names pids that we would signal: nobody else may have written it.
+            raise StateUnusable(f"it belongs to uid {found.st_uid}, not to uid {os.geteuid()}")
         return LoadedState(decode_state(data))
     except StateUnusable as error:
         aside = _free_name(path)

@@ -102,7 +102,13 @@ class ProcessOutput:
         for stream in self._streams.values():
             last = None if self._follower.has_listeners else self.keep_lines
             while True:
-                lines, count, skipped = stream.read(last)
+                try:
+                    lines, count, skipped = stream.read(last)
+                except OSError as error:
+                    # One disk that fails must neither stop the poller nor hold up the process's end.
+                    stream.close()
+                    self._keep(stream.name, [f"[rollbridge: output cannot be read any more: {error.strerror}]"])
+                    break
                 if skipped:
                     self._note_skip(stream.name, skipped)
                 if lines:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from rollbridge.config.launch import check_release_identity
+from rollbridge.config.model import Config
 from rollbridge.process.managed import ProcessState
 from rollbridge.release.errors import BadRequest, OperationRefused
 from rollbridge.release.fleet import Fleet, ReleaseIdentity
 from rollbridge.release.release import Release
 from rollbridge.release.states import ReleaseState
+
+_LONGEST_FILE_NAME: Final = 255  # bytes, NAME_MAX of every usual file system
+_BESIDE_THE_IDS: Final = 20  # "~999." before and ".999.out" behind the process id, and some room
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,16 @@ def identify(request: DeployRequest) -> ReleaseIdentity:
     if issues:
         raise BadRequest("; ".join(f"{issue.message}: {issue.fix}" for issue in issues))
     return ReleaseIdentity(release_id, path, revision)
+
+
+def check_names(config: Config, identity: ReleaseIdentity) -> None:
+    """Raise BadRequest when the output files of the release would have names too long for a file system."""
+    room = _LONGEST_FILE_NAME - _BESIDE_THE_IDS - max(len(process_id) for process_id in config.processes)
+    if len(identity.release_id) > room:
+        raise BadRequest(
+            f"release id {identity.release_id[:60]}… has {len(identity.release_id)} characters; with the process ids "
+            f"of this configuration at most {room} fit into a file name. Give a shorter --release-id"
+        )
 
 
 def already_active(fleet: Fleet, identity: ReleaseIdentity) -> bool:

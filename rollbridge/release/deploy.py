@@ -12,7 +12,7 @@ from rollbridge.config.launch import TemplateError
 from rollbridge.config.model import Config, Policy
 from rollbridge.config.reload import restart_only_changes
 from rollbridge.process.managed import ManagedProcess, ProcessState, StartFailed, StartReason
-from rollbridge.release.admission import DeployRequest, already_active, identify, rollback_target
+from rollbridge.release.admission import DeployRequest, already_active, check_names, identify, rollback_target
 from rollbridge.release.errors import OperationFailed, OperationRefused
 from rollbridge.release.fleet import Fleet, ReleaseIdentity
 from rollbridge.release.release import Release
@@ -112,6 +112,7 @@ async def bring_up(
 ) -> DeployResult:
     """Start the release, wait until it is healthy, switch to it, and let the old one go."""
     previous = fleet.active
+    check_names(config, identity)
     try:
         candidate = admit(fleet, config, identity, report)
     except OperationFailed as error:
@@ -330,10 +331,22 @@ async def undo(
         if previous is not None:
             previous.apply(ReleaseEvent.SWITCHED, now)
         await fleet.around.traffic.switch(*fleet.route())
-    await asyncio.gather(*(process.stop() for process in (*candidate.processes, *started_services)))
     fleet.around.record(
         "release failed", {"release_id": candidate.release_id, "phase": failed_step.value, "error": str(cause)}
     )
+    started = [*candidate.processes, *started_services]
+    ending = asyncio.create_task(_end_candidate(fleet, candidate, started), name=f"undo {candidate.key}")
+    fleet.retirements[candidate.key] = ending
+    ending.add_done_callback(lambda _: fleet.retirements.pop(candidate.key, None))
+    # A process that may take for ever must not keep the next deploy out: it ends behind our back.
+    is_endless = any(process.spec.process.graceful_stop_seconds is None for process in started)
+    await asyncio.wait((ending,), timeout=fleet.config.proxy.force_stop_timeout_seconds if is_endless else None)
+    if not ending.done():
+        report.tell(Step.UNDO, f"release {candidate.release_id} goes on stopping in the background")
+
+
+async def _end_candidate(fleet: Fleet, candidate: Release, started: list[ManagedProcess]) -> None:
+    await asyncio.gather(*(process.stop() for process in started))
     candidate.apply(ReleaseEvent.GAVE_UP, fleet.around.utc())
     prune(fleet)
     fleet.around.save()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import os
 import socket
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +44,25 @@ class Listener:
 
     inode: int
     uid: int
+    address: str  # numeric; 0.0.0.0 and :: stand for every address
+
+
+def is_reached_at(listener: Listener, host: str) -> bool:
+    """Whether a connection to ``host`` may end at ``listener``; a name that is no address may be any."""
+    try:
+        wanted = ipaddress.ip_address(host)
+    except ValueError:
+        return True
+    bound = ipaddress.ip_address(listener.address)
+    mapped = bound.ipv4_mapped if isinstance(bound, ipaddress.IPv6Address) else None
+    return bound.is_unspecified or wanted in (bound, mapped)
+
+
+def decode_address(text: str) -> str:
+    """Return the address that /proc/net/tcp writes as ``text``: 32-bit words in the machine's byte order (proc(5))."""
+    words = [int(text[start : start + 8], 16) for start in range(0, len(text), 8)]
+    packed = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
+    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
 
 
 def listeners_on(port: int) -> tuple[Listener, ...]:
@@ -56,17 +77,18 @@ def listeners_on(port: int) -> tuple[Listener, ...]:
         for line in text.splitlines()[1:]:
             fields = line.split()
             if fields[3] == _LISTEN and fields[1].endswith(suffix):
-                found.append(Listener(inode=int(fields[9]), uid=int(fields[7])))
+                address = decode_address(fields[1].removesuffix(suffix))
+                found.append(Listener(inode=int(fields[9]), uid=int(fields[7]), address=address))
     return tuple(found)
 
 
-def strangers_on(port: int, members: Collection[int]) -> tuple[Listener, ...]:
-    """Return the listeners on ``port`` that no process of ``members`` (pids) holds.
+def strangers_on(host: str, port: int, members: Collection[int]) -> tuple[Listener, ...]:
+    """Return the listeners that answer at ``host:port`` and that no process of ``members`` (pids) holds.
 
     A member whose descriptors we may not read (it runs as another user) is taken to hold the
     sockets that its user created: that is all that can be known without privileges.
     """
-    listeners = listeners_on(port)
+    listeners = [one for one in listeners_on(port) if is_reached_at(one, host)]
     if not listeners:
         return ()
     held: set[int] = set()

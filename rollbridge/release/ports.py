@@ -29,6 +29,12 @@ class PortsExhausted(Exception):
     not_bindable: int
 
     def __str__(self) -> str:
+        if self.range.is_fixed and self.reserved:
+            return (
+                f"port {self.range} of process {self.process_id} is still taken by another release, and there is no "
+                f"other: a new release starts beside the old one. Give processes.{self.process_id}.port a range, for "
+                f'example "{self.range.first}-{min(self.range.last + 9, 65535)}", or stop that release first'
+            )
         noun = "port" if self.wanted == 1 else "ports"
         return (
             f"no {self.wanted} free {noun} for process {self.process_id} in {self.range}: of {len(self.range)}, "

@@ -106,7 +106,7 @@ async def _healthy(
 
 def _ownership(process: ManagedProcess, host: str, port: int) -> Callable[[], str]:
     def complaint() -> str:
-        strangers = strangers_on(port, process.tree_pids())
+        strangers = strangers_on(host, port, process.tree_pids())
         if not strangers:
             return ""
         return f"{describe_holder(host, port)}, which does not belong to {process.spec.instance_id}"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -38,6 +39,16 @@ def test_a_damaged_file_is_kept_aside_and_named_each_time_under_a_new_name(tmp_p
         assert f"state.json.unusable-{number}" in loaded.complaint
         assert (tmp_path / f"state.json.unusable-{number}").read_bytes() == b'{"format": 1, "rel'
         assert not path.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_file_of_somebody_else_is_not_believed(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    write_state(str(path), encode_state({"application": "shop"}))
+    os.chown(path, 12345, 12345)
+    loaded = load_state(str(path))
+    assert loaded.state == {}
+    assert "uid 12345" in loaded.complaint
 
 
 def test_a_newer_format_is_named(tmp_path: Path) -> None:

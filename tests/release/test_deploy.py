@@ -611,3 +611,40 @@ def test_a_second_request_to_end_reaches_what_outlived_a_process_that_had_failed
         assert "kill broker" in world.journal
 
     run(story)
+
+
+def test_a_failed_deploy_gives_the_turn_back_though_one_of_its_processes_takes_for_ever(world: World) -> None:
+    async def story() -> None:
+        await bring(world, "r1")
+        worker = replace(world.config.processes["worker"], graceful_stop_seconds=None)
+        proxy = replace(world.config.proxy, force_stop_timeout_seconds=0.01)
+        world.reconfigure(processes={**world.config.processes, "worker": worker}, proxy=proxy)
+        world.fleet.config = world.config
+        world.slow_stops["worker"] = asyncio.Event()
+        world.exits["web"] = ExitStatus(3, None)
+        with pytest.raises(OperationFailed, match="r1 is still serving"):
+            await bring(world, "r2")
+        assert states(world)["r2"] == "starting"
+        world.exits.clear()
+        await bring(world, "r3")
+        world.slow_stops["worker"].set()
+        await settled()
+        assert states(world) == {"r1": "stopped", "r2": "failed", "r3": "active"}
+
+    run(story)
+
+
+def test_an_id_that_fits_no_file_name_is_asked_wrongly(world: World) -> None:
+    async def story() -> None:
+        path = str(Path(world.config.source_path).parent / "r1")
+        report = ProgressReport(world.progress.append, world.fleet.around.clock)
+        with pytest.raises(OSError, match="too long"):
+            Path(path, "x" * 256).touch()
+        await deploy(world.fleet, DeployRequest(path, release_id="x" * 200), report)
+        long = replace(world.config.processes["worker"], id="w" * 64)
+        world.reconfigure(processes={**world.config.processes, long.id: long})
+        world.fleet.config = world.config
+        with pytest.raises(BadRequest, match="shorter --release-id"):
+            await deploy(world.fleet, DeployRequest(path, release_id="y" * 200), report)
+
+    run(story)

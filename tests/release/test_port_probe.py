@@ -5,7 +5,17 @@ import socket
 import subprocess
 import sys
 
-from rollbridge.release.port_probe import describe_holder, listeners_on, probe_port, strangers_on
+import pytest
+
+from rollbridge.release.port_probe import (
+    Listener,
+    decode_address,
+    describe_holder,
+    is_reached_at,
+    listeners_on,
+    probe_port,
+    strangers_on,
+)
 from rollbridge.release.ports import PortFact
 
 
@@ -42,18 +52,54 @@ def test_our_own_listener_is_no_stranger_to_us_and_one_to_others() -> None:
     with listening() as server:
         port = server.getsockname()[1]
         assert len(listeners_on(port)) == 1
-        assert strangers_on(port, [os.getpid()]) == ()
+        assert strangers_on("127.0.0.1", port, [os.getpid()]) == ()
         other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
         try:
-            assert len(strangers_on(port, [other.pid])) == 1
+            assert len(strangers_on("127.0.0.1", port, [other.pid])) == 1
         finally:
             other.communicate(b"\n")
+
+
+def test_a_listener_on_another_address_is_no_stranger_and_one_on_every_address_is() -> None:
+    with socket.create_server(("127.0.0.2", 0)) as server:
+        assert strangers_on("127.0.0.1", server.getsockname()[1], []) == ()
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        assert len(strangers_on("127.0.0.1", server.getsockname()[1], [])) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("0100007F", "127.0.0.1"),
+        ("00000000", "0.0.0.0"),
+        ("00000000000000000000000001000000", "::1"),
+        ("0000000000000000FFFF00000100007F", "::ffff:127.0.0.1"),
+    ],
+)
+@pytest.mark.skipif(sys.byteorder != "little", reason="the texts are of a little-endian machine")
+def test_addresses_of_the_kernel_are_read(text: str, address: str) -> None:
+    assert decode_address(text) == address
+
+
+@pytest.mark.parametrize(
+    ("bound", "host", "reached"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.2", "127.0.0.1", False),
+        ("::", "127.0.0.1", True),
+        ("::ffff:127.0.0.1", "127.0.0.1", True),
+        ("::1", "127.0.0.1", False),
+        ("127.0.0.2", "localhost", True),
+    ],
+)
+def test_a_listener_answers_where_it_is_bound(bound: str, host: str, reached: bool) -> None:
+    assert is_reached_at(Listener(1, 0, bound), host) is reached
 
 
 def test_a_port_nobody_listens_on_has_no_strangers() -> None:
     with listening() as server:
         port = server.getsockname()[1]
-    assert strangers_on(port, []) == ()
+    assert strangers_on("127.0.0.1", port, []) == ()
 
 
 def test_the_holder_is_named_by_its_pid() -> None:

@@ -44,5 +44,10 @@ def test_exhaustion_says_where_the_ports_went() -> None:
 
 
 def test_a_fixed_port_that_is_reserved_is_exhausted() -> None:
-    with pytest.raises(PortsExhausted, match="no 1 free port"):
+    with pytest.raises(PortsExhausted, match=r'Give processes\.web\.port a range, for example "100-109"'):
         choose_ports("web", PortRange(100, 100), 1, {100}, all_free)
+
+
+def test_a_fixed_port_that_somebody_else_has_is_in_use() -> None:
+    with pytest.raises(PortsExhausted, match="no 1 free port"):
+        choose_ports("web", PortRange(100, 100), 1, set(), lambda port: PortFact.IN_USE)
