@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Final
 from rollbridge.proxy.chunked import BadFraming
 from rollbridge.proxy.forward import interim_head_bytes, request_head_bytes, response_head_bytes
 from rollbridge.proxy.framing import (
+    LENGTH,
+    NO_BODY,
+    UNTIL_CLOSE,
     BodyRelay,
     Framing,
     LengthReader,
@@ -70,7 +73,7 @@ class Exchange:
         self._has_response_bytes = False
         self._is_last_on_upstream = False
         self._will_close = False
-        self._outgoing = Framing.NONE
+        self._outgoing: Framing = NO_BODY
 
     @property
     def is_sent(self) -> bool:
@@ -234,19 +237,24 @@ class Exchange:
         outgoing = self._outgoing = client_framing(framing, head.is_http11)
         self._will_close = (
             not head.keep_alive
-            or outgoing is Framing.UNTIL_CLOSE
+            or outgoing is UNTIL_CLOSE
             or self.request_body is not None  # an early answer: where the next request starts may never be known
             or client.worker.is_draining
         )
-        self._is_last_on_upstream = framing is Framing.UNTIL_CLOSE or not response.keep_alive
+        self._is_last_on_upstream = framing is UNTIL_CLOSE or not response.keep_alive
         upstream = self._upstream
         assert upstream is not None
         upstream.deadline = NEVER
-        upstream.is_doubtful = framing is Framing.NONE
+        upstream.is_doubtful = framing is NO_BODY
         head_bytes = response_head_bytes(response, outgoing, head.is_http11, self._will_close)
-        if framing is Framing.NONE:
+        if framing is NO_BODY:
             client.write(head_bytes)
             self._finish(data[end:])
+            return
+        if framing is LENGTH and len(data) - end == response.content_length:
+            # All of it has come at once, as most responses do.
+            client.write(head_bytes + data[end:])
+            self._finish(b"")
             return
         relay = response_relay(response, framing, outgoing)
         try:
@@ -363,7 +371,7 @@ class Exchange:
         release = self._release
         self.client.worker.report("response cut short", {"release": release.key if release else "", "error": why})
         self._leave_upstream(is_reusable=False)
-        self.client.close_cut_short(must_reset=self._outgoing is Framing.UNTIL_CLOSE)
+        self.client.close_cut_short(must_reset=self._outgoing is UNTIL_CLOSE)
 
     def _leave_upstream(self, *, is_reusable: bool) -> None:
         upstream, release = self._upstream, self._release

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from rollbridge.proxy.fields import Field, join_fields, join_values
-from rollbridge.proxy.framing import Framing
+from rollbridge.proxy.framing import CHUNKED_BODY, Framing
 from rollbridge.proxy.head import CHUNKED, RequestHead
 from rollbridge.proxy.response_head import ResponseHead
 
@@ -77,7 +77,7 @@ def _forwarded_fields(head: RequestHead, client: ClientFacts, host: bytes) -> li
 def response_head_bytes(head: ResponseHead, framing: Framing, is_http11: bool, will_close: bool) -> bytes:
     """Return the head of a final response for a client; ``framing`` is the one towards the client."""
     lines = [b"HTTP/1.1 ", head.status_line, b"\r\n", join_fields(head.fields)]
-    if framing is Framing.CHUNKED:
+    if framing is CHUNKED_BODY:
         lines.append(b"Transfer-Encoding: chunked\r\n")
     elif head.content_length is not None and head.status != 204:
         lines.append(b"Content-Length: %d\r\n" % head.content_length)

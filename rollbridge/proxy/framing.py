@@ -22,6 +22,13 @@ class Framing(enum.Enum):
     UNTIL_CLOSE = "until close"
 
 
+# Python 3.11 takes a tenth of a microsecond to find a member by its class, ten times a request.
+NO_BODY: Final = Framing.NONE
+LENGTH: Final = Framing.LENGTH
+CHUNKED_BODY: Final = Framing.CHUNKED
+UNTIL_CLOSE: Final = Framing.UNTIL_CLOSE
+
+
 class LengthReader:
     """A body of a known number of bytes."""
 
@@ -115,24 +122,24 @@ def request_relay(body_bytes: int) -> BodyRelay:
 def response_framing(head: ResponseHead, is_head_request: bool) -> Framing:
     """How the body of a final response is framed by the application."""
     if is_head_request or head.status in (204, 304):
-        return Framing.NONE
+        return NO_BODY
     if head.is_chunked:
-        return Framing.CHUNKED
-    return Framing.UNTIL_CLOSE if head.content_length is None else Framing.LENGTH
+        return CHUNKED_BODY
+    return UNTIL_CLOSE if head.content_length is None else LENGTH
 
 
 def client_framing(framing: Framing, is_http11: bool) -> Framing:
     """How the body that comes in ``framing`` is framed for a client; HTTP/1.0 knows no chunks."""
-    if framing in (Framing.CHUNKED, Framing.UNTIL_CLOSE):
-        return Framing.CHUNKED if is_http11 else Framing.UNTIL_CLOSE
+    if framing is CHUNKED_BODY or framing is UNTIL_CLOSE:
+        return CHUNKED_BODY if is_http11 else UNTIL_CLOSE
     return framing
 
 
 def response_relay(head: ResponseHead, framing: Framing, outgoing: Framing) -> BodyRelay:
     """The relay for a response whose ``framing`` is not NONE."""
     reader: Reader
-    if framing is Framing.LENGTH:
+    if framing is LENGTH:
         reader = LengthReader(head.content_length or 0)
     else:
-        reader = ChunkedReader() if framing is Framing.CHUNKED else CloseReader()
-    return BodyRelay(reader, outgoing is Framing.CHUNKED)
+        reader = ChunkedReader() if framing is CHUNKED_BODY else CloseReader()
+    return BodyRelay(reader, outgoing is CHUNKED_BODY)

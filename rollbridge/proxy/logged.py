@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rollbridge.proxy.access_line import NO_REQUEST, NO_UPSTREAM, access_line, request_members
 from rollbridge.proxy.answers import answer_body
 from rollbridge.proxy.exchange import Exchange
-from rollbridge.proxy.framing import Framing, response_framing
+from rollbridge.proxy.framing import LENGTH, response_framing
 from rollbridge.proxy.head import RequestHead
 from rollbridge.proxy.loop import Loop
 from rollbridge.proxy.response_head import ResponseHead
@@ -48,7 +48,7 @@ class LoggedExchange(Exchange):
     def _start_response(self, response: ResponseHead, data: bytes, end: int) -> None:
         self._status = response.status
         self._first_byte_at = self.client.loop.now
-        if response_framing(response, self.head.method == b"HEAD") is Framing.LENGTH:
+        if response_framing(response, self.head.method == b"HEAD") is LENGTH:
             self._response_bytes = min(len(data) - end, response.content_length or 0)
         super()._start_response(response, data, end)
 

@@ -121,16 +121,14 @@ class UpstreamConnection(Stream):
         backend.load += 1
         if self.is_connecting:
             backend.connecting += 1
+            loop.handlers[self.fd] = self._on_connect_event
 
-    def on_event(self, mask: int) -> None:
-        if self.is_connecting:
-            error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if error:
-                self._connect_failed(os.strerror(error))
-            elif mask & WRITE:
-                self._connected()
-            return
-        super().on_event(mask)
+    def _on_connect_event(self, mask: int) -> None:
+        error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            self._connect_failed(os.strerror(error))
+        elif mask & WRITE:
+            self._connected()
 
     def take(self, exchange: Exchange) -> None:
         """Leave the pool for an exchange."""
@@ -227,6 +225,7 @@ class UpstreamConnection(Stream):
         self.is_connecting = False
         self.backend.connecting -= 1
         self.deadline = NEVER
+        self.loop.handlers[self.fd] = self.on_event
         self.want(READ)
         exchange, self.exchange = self.exchange, None
         self.dispatcher.connected(self, exchange)

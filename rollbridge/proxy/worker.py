@@ -110,7 +110,7 @@ class Worker:
         if not release.is_active and not release.http and not release.websocket:
             self.dispatcher.forget_if_done(release)
             self.loop.after_turn(self._publish_counts)
-        else:
+        elif self._counts_timer.deadline == NEVER:
             self.totals_changed()
 
     def totals_changed(self) -> None:
