@@ -7,9 +7,13 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
+from rollbridge.daemon.log_file import rotate_log
+
 KEPT_EVENTS: Final = 1000
+_LOOK_EVERY_LINES: Final = 100
 
 Event = dict[str, object]
 
@@ -35,8 +39,11 @@ class EventLog:
     gone) must not stop the daemon: those lines are counted in ``lost_lines`` and live on in memory.
     """
 
-    def __init__(self, descriptor: int, utc: Callable[[], float]) -> None:
+    def __init__(self, descriptor: int, utc: Callable[[], float], path: Path | None = None) -> None:
+        """``path`` is the file that is kept small when ``descriptor`` writes to just that one."""
         self._descriptor = descriptor
+        self._path = path
+        self._written = 0
         self._utc = utc
         self._kept: deque[Event] = deque(maxlen=KEPT_EVENTS)
         self._encoded: deque[str] = deque(maxlen=KEPT_EVENTS)  # the same, for the state file
@@ -52,6 +59,9 @@ class EventLog:
             os.write(self._descriptor, line.encode("utf-8", "replace"))
         except OSError:
             self.lost_lines += 1
+        self._written += 1
+        if self._path is not None and self._written % _LOOK_EVERY_LINES == 0:
+            rotate_log(self._descriptor, self._path)
         for listener in list(self._listeners):
             listener(event)
 

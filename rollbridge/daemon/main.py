@@ -64,7 +64,7 @@ def run_daemon(config_path: str, options: DaemonOptions) -> int:
     """
     environ = dict(os.environ)
     config = load_config(config_path, environ)
-    events = EventLog(sys.stderr.fileno(), time.time)
+    events = EventLog(sys.stderr.fileno(), time.time, Path(config.runtime_dir, "daemon.log"))
     with _held(config, events, environ) as held, _pid_file(options.pid_path):
         return asyncio.run(_serve(held, options, environ))
 

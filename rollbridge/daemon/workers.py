@@ -13,6 +13,7 @@ from typing import Final
 
 from rollbridge.config.model import ProxyConfig
 from rollbridge.daemon.attach import AttachedWorker
+from rollbridge.daemon.log_file import bound_file
 from rollbridge.daemon.worker_link import WorkerLink
 from rollbridge.process.exits import describe_exit
 from rollbridge.process.identity import signal_identity
@@ -23,6 +24,7 @@ from rollbridge.release.release import Connections, RouteTarget
 
 _ACK_SECONDS: Final = 5.0  # a worker's loop turns in microseconds; one that does not answer by then is wedged
 _START_SECONDS: Final = 20.0  # an interpreter's start takes 0.1 s; even a machine that swaps manages in this
+_WORKERS_LOG_BYTES: Final = 1024 * 1024  # of a worker that dies at its start, again and again, the last will do
 _STEADY_SECONDS: Final = 5.0  # a worker that lived so long did not die of its start
 _MAX_RESPAWN_DELAY_SECONDS: Final = 5.0
 
@@ -270,9 +272,9 @@ class WorkerPool:
             f"--index={index}",
         ]
         # A file, not our own stderr: a worker outlives this daemon, and must not die of a closed pipe.
-        log = os.open(
-            Path(self.runtime_dir, "workers.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-        )
+        path = Path(self.runtime_dir, "workers.log")
+        bound_file(path, _WORKERS_LOG_BYTES)
+        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             return self.reaper.spawn(
                 argv, cwd="/", env=None, stdout=log, stderr=log, pass_fds=(link_descriptor, self.listener.fileno())
