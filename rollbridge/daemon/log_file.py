@@ -18,14 +18,13 @@ def rotate_log(descriptor: int, path: Path, limit_bytes: int = LOG_LIMIT_BYTES) 
     that another tool has just rotated, is not ours to move. Returns whether it was rotated.
     """
     try:
-        own, named = os.fstat(descriptor), os.stat(path, follow_symlinks=False)
+        own, named = os.fstat(descriptor), path.lstat()
         is_ours = stat.S_ISREG(named.st_mode) and (own.st_dev, own.st_ino) == (named.st_dev, named.st_ino)
         if not is_ours or own.st_size < limit_bytes:
             return False
         path.replace(f"{path}.1")
-        fresh = os.open(
-            path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, own.st_mode & 0o777
-        )
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        fresh = os.open(path, flags, stat.S_IMODE(own.st_mode))
     except OSError:
         # A log that cannot be rotated goes on as it is; losing lines would be worse than a large file.
         return False
