@@ -9,17 +9,17 @@ from collections.abc import Sequence
 from typing import Final, TypeAlias
 
 from rollbridge.proxy.fields import Field
+from rollbridge.proxy.head import RequestHead
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-NO_REQUEST: Final = '"method":null,"target":null,"protocol":null'
 NO_UPSTREAM: Final = '"release":null,"upstream":null'
 
 
 def access_line(
     at: str,
     client: str,
-    request: str,
+    head: RequestHead | None,
     status: int | None,
     request_bytes: int,
     response_bytes: int,
@@ -28,25 +28,31 @@ def access_line(
     seconds: float,
     is_complete: bool,
 ) -> str:
-    """Return the line; ``request`` and ``upstream`` are members of the object, from the functions below."""
-    # One f-string of text: by far the cheapest way to write JSON of which nothing has to be quoted any more.
-    first = "null" if first_byte_seconds is None else f"{first_byte_seconds:.6f}"
+    """Return the line; ``head`` None: no request could be read. ``upstream`` is what ``upstream_members`` returns."""
+    # One f-string of text: by far the cheapest way to write JSON of which nothing has to be quoted any more. The head's
+    # grammar lets visible ASCII through, and no quotes in a method.
+    if head is None:
+        request = '"method":null,"target":null,"protocol":null'
+    else:
+        target = head.target.decode("ascii")
+        if '"' in target or "\\" in target:
+            target = target.replace("\\", "\\\\").replace('"', '\\"')
+        version = "1.1" if head.is_http11 else "1.0"
+        request = f'"method":"{head.method.decode("ascii")}","target":"{target}","protocol":"HTTP/{version}"'
+    total = f"{seconds:.6f}"
+    if first_byte_seconds is None:
+        first = "null"
+    else:
+        first = total if first_byte_seconds == seconds else f"{first_byte_seconds:.6f}"
     return (
         f'{{"at":"{at}","client":"{client}",{request},"status":{"null" if status is None else status},'
         f'"request_bytes":{request_bytes},"response_bytes":{response_bytes},{upstream},'
-        f'"first_byte_seconds":{first},"seconds":{seconds:.6f},"complete":{"true" if is_complete else "false"}}}\n'
+        f'"first_byte_seconds":{first},"seconds":{total},"complete":{"true" if is_complete else "false"}}}\n'
     )
 
 
-def request_members(method: bytes, target: bytes, is_http11: bool) -> str:
-    """``method`` and ``target`` as the head's grammar lets them through: visible ASCII, no quotes in a method."""
-    if b'"' in target or b"\\" in target:
-        target = target.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
-    version = "1.1" if is_http11 else "1.0"
-    return f'"method":"{method.decode("ascii")}","target":"{target.decode("ascii")}","protocol":"HTTP/{version}"'
-
-
 def upstream_members(release_key: str, address: tuple[str, int]) -> str:
+    """Which release and which of its upstreams, as members of the line's object."""
     host, port = address
     upstream = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return f'"release":{json.dumps(release_key)},"upstream":{json.dumps(upstream)}'

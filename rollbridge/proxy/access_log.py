@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from rollbridge.proxy.access_line import Network, real_client, upstream_members, utc
+from rollbridge.proxy.access_line import Network, real_client, utc
 from rollbridge.proxy.fields import Field
 from rollbridge.proxy.loop import Loop
 from rollbridge.proxy.timers import NEVER
@@ -43,7 +43,6 @@ class AccessLog:
         self._second = (0, "")
         self._stamp = (0.0, "")
         self._clients: dict[tuple[bytes, tuple[Field, ...]], str] = {}
-        self._upstreams: dict[tuple[str, tuple[str, int]], str] = {}
         self._open()
 
     def add(self, line: str) -> None:
@@ -94,15 +93,6 @@ class AccessLog:
                 self._clients.clear()
             client = self._clients[key] = real_client(peer, forwarded, self._trusted)
         return client
-
-    def upstream(self, release_key: str, address: tuple[str, int]) -> str:
-        key = (release_key, address)
-        members = self._upstreams.get(key)
-        if members is None:
-            if len(self._upstreams) >= MAX_REMEMBERED:
-                self._upstreams.clear()
-            members = self._upstreams[key] = upstream_members(release_key, address)
-        return members
 
     # The file.
 

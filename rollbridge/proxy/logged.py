@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
-from rollbridge.proxy.access_line import NO_REQUEST, NO_UPSTREAM, access_line, request_members
+from rollbridge.proxy.access_line import NO_UPSTREAM, access_line
 from rollbridge.proxy.answers import answer_body
 from rollbridge.proxy.exchange import Exchange
 from rollbridge.proxy.framing import LENGTH, response_framing
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 class LoggedExchange(Exchange):
     """Notes what the log wants to know, and writes its line when the exchange is over."""
 
-    __slots__ = ("_began_at", "_first_byte_at", "_request_bytes", "_response_bytes", "_sent_to", "_status")
+    __slots__ = ("_began_at", "_first_byte_at", "_members", "_request_bytes", "_response_bytes", "_status")
 
     def __init__(self, client: Client, head: RequestHead) -> None:
-        super().__init__(client, head)
+        # Not super(): it costs a tenth of a microsecond each time in Python 3.11, and this is where the log's cost is.
+        Exchange.__init__(self, client, head)
         self._began_at = client.loop.now
         self._first_byte_at: float | None = None
         self._status: int | None = None
-        self._sent_to: tuple[str, tuple[str, int]] | None = None
+        self._members = NO_UPSTREAM
         self._request_bytes = 0
         self._response_bytes = 0
 
     def send(self, upstream: UpstreamConnection, *, is_reused: bool) -> None:
-        backend = upstream.backend
-        self._sent_to = (backend.release.key, backend.address)
-        super().send(upstream, is_reused=is_reused)
+        self._members = upstream.backend.members
+        Exchange.send(self, upstream, is_reused=is_reused)
 
     def _request_done(self) -> None:
         assert self.request_body is not None
@@ -48,13 +48,14 @@ class LoggedExchange(Exchange):
     def _start_response(self, response: ResponseHead, data: bytes, end: int) -> None:
         self._status = response.status
         self._first_byte_at = self.client.loop.now
-        if response_framing(response, self.head.method == b"HEAD") is LENGTH:
-            self._response_bytes = min(len(data) - end, response.content_length or 0)
-        super()._start_response(response, data, end)
+        length = response.content_length
+        if length and response_framing(response, self.head.method == b"HEAD") is LENGTH:
+            self._response_bytes = min(len(data) - end, length)
+        Exchange._start_response(self, response, data, end)
 
     def _finish(self, rest: bytes) -> None:
         self._log(is_complete=True)
-        super()._finish(rest)
+        Exchange._finish(self, rest)
 
     def fail(self, status: int, sentence: str, retry_after_seconds: int | None = None) -> None:
         if self.response_body is None:
@@ -102,17 +103,20 @@ class LoggedExchange(Exchange):
         if log is None:
             return
         head = self.head
-        client = log.client(facts.address, head.forwarded if facts.is_trusted else [])
+        if head.forwarded and facts.is_trusted:
+            client = log.client(facts.address, head.forwarded)
+        else:
+            client = facts.address.decode("ascii")
         began_at = self._began_at
         log.add(
             access_line(
                 log.timestamp(began_at),
                 client,
-                request_members(head.method, head.target, head.is_http11),
+                head,
                 self._status,
                 request_bytes,
                 response_bytes,
-                NO_UPSTREAM if self._sent_to is None else log.upstream(*self._sent_to),
+                self._members,
                 None if self._first_byte_at is None else self._first_byte_at - began_at,
                 worker.loop.now - began_at,
                 is_complete,
@@ -140,6 +144,4 @@ def log_unreadable(client: Client, status: int, sentence: str) -> None:
     if log is not None:
         size = len(answer_body(status, sentence))
         at = log.timestamp(client.loop.now)
-        log.add(
-            access_line(at, client.facts.address.decode(), NO_REQUEST, status, 0, size, NO_UPSTREAM, 0.0, 0.0, True)
-        )
+        log.add(access_line(at, client.facts.address.decode(), None, status, 0, size, NO_UPSTREAM, 0.0, 0.0, True))

@@ -7,6 +7,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, Final
 
+from rollbridge.proxy.access_line import upstream_members
 from rollbridge.proxy.loop import Loop
 from rollbridge.proxy.routing import pick_upstream
 from rollbridge.proxy.stream import READ, WRITE, Stream
@@ -67,6 +68,7 @@ class Backend:
         "is_suspect",
         "is_up",
         "load",
+        "members",
         "not_before",
         "release",
         "retry_seconds",
@@ -80,6 +82,7 @@ class Backend:
         self.is_suspect = False  # the last connection attempt failed
         self.not_before = 0.0
         self.retry_seconds = FIRST_RETRY_SECONDS
+        self.members = upstream_members(release.key, address)  # in the access log
         self.load = 0  # connections in use or being made
         self.connecting = 0
         self.idle: list[UpstreamConnection] = []
