@@ -41,6 +41,7 @@ Does nothing when a release is active, so it may stay in the deploy script. Neve
 touched: this command and its ancestors, the daemon and what it manages."""
 
 LOCK_NAME: Final = "recover.lock"
+QUICK_SECONDS: Final = 2.0
 
 
 def add_parser(subparsers: Subparsers[CommandParser]) -> None:
@@ -79,6 +80,8 @@ def add_parser(subparsers: Subparsers[CommandParser]) -> None:
 def run_recover(args: argparse.Namespace) -> int:
     if args.heal or args.force:
         settings = _settings(args)
+        if args.heal and not args.json and _is_all_well(settings):
+            return DONE
         _prepare(settings)
         with _alone(settings) as is_alone:
             if not is_alone:
@@ -145,6 +148,21 @@ def _another_is_at_work(args: argparse.Namespace) -> int:
     if not args.json and not args.quiet:
         print_note(f"rollbridge: {text}")
     return DONE
+
+
+def _is_all_well(settings: ClientSettings) -> bool:
+    """Look quickly, since this runs every minute: whatever is not plainly well is looked at again, thoroughly."""
+    from rollbridge.control.client import ControlClient, ControlError
+    from rollbridge.takeover.healing import is_serving
+
+    if os.path.exists(os.path.join(settings.runtime_dir, "heal.json")):  # noqa: PTH110, PTH118
+        return False  # a failure is remembered, and to be forgotten
+    try:
+        with ControlClient(settings.control.path, settings.control.owner, QUICK_SECONDS) as client:
+            result = client.request({"command": "status"}, timeout=QUICK_SECONDS).get("result")
+    except ControlError:
+        return False
+    return isinstance(result, dict) and is_serving(result, settings.application)
 
 
 def _heal(args: argparse.Namespace, settings: ClientSettings) -> int:

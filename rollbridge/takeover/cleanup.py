@@ -89,7 +89,8 @@ class Cleanup:
             survivors = end_trees([self._target(plan)])
         if survivors:
             return Cleaned(plan.members, survivors=tuple(survivors))
-        holder = "" if is_port_ours else self._wait_for_port()
+        has_stopped = bool(plan.members or prepared.commands)
+        holder = "" if is_port_ours else self._wait_for_port(_PORT_SECONDS if has_stopped else 0.0)
         returned = self._watch(prepared) if self._is_anything_configured() else ()
         if holder and not returned:
             return Cleaned(plan.members, port_holder=holder)
@@ -119,10 +120,10 @@ class Cleanup:
         legacy = self._legacy
         return bool(legacy.screens or legacy.processes or legacy.pid_files)
 
-    def _wait_for_port(self) -> str:
+    def _wait_for_port(self, seconds: float) -> str:
         """Wait until ``proxy.port`` can be bound; return who has it when it does not come to that."""
         proxy = self._config.proxy
-        deadline = time.monotonic() + _PORT_SECONDS
+        deadline = time.monotonic() + seconds
         while probe_port(proxy.host, proxy.port) is PortFact.IN_USE:
             if time.monotonic() >= deadline:
                 return describe_holder(proxy.host, proxy.port)

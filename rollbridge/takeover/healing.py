@@ -5,10 +5,12 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rollbridge.daemon.intent import Intent
-from rollbridge.release.fleet import ReleaseIdentity
+
+if TYPE_CHECKING:  # loads the event loop, which a run that finds all well does without
+    from rollbridge.release.fleet import ReleaseIdentity
 
 Document = Mapping[str, Any]
 
@@ -31,6 +33,16 @@ def need_of(status: Document, intent: Intent, last_active: ReleaseIdentity | Non
     if intent is not Intent.SERVE or last_active is None:
         return Need.NOTHING
     return Need.RELEASE
+
+
+def is_serving(status: Document, application: str) -> bool:
+    """Whether ``status`` is of the daemon of ``application``, with a release that serves and nothing going on."""
+    return (
+        status.get("application") == application
+        and bool(status.get("active_release_id"))
+        and need_of(status, Intent.SERVE, None) is Need.NOTHING
+        and not has_given_up(status)
+    )
 
 
 def has_given_up(status: Document) -> bool:

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Final
 
 from rollbridge.config.reach import ClientSettings
-from rollbridge.control.client import ControlClient, DaemonSilent, NoDaemon
+from rollbridge.control.client import ControlClient, ControlRefused, DaemonSilent, NoDaemon
 from rollbridge.daemon.lock import LOCK_NAME
 from rollbridge.process.identity import read_stat_fields, read_ticks_now
 
 Answer = dict[str, object]
 
 ANSWER_SECONDS: Final = 10.0  # a ping is answered in milliseconds; a machine that swaps may take seconds
+_IDLE_SWITCHES: Final = 2
 STUCK_SECONDS: Final = 300.0  # a daemon that burns time without an answer for so long is not busy any more
 
 
@@ -35,7 +36,7 @@ class Presence(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What a process has done so far; two of them that differ show that it does something."""
+    """What a process has done since it was started."""
 
     cpu_ticks: int
     switches: int  # a loop that turns gives up the processor at least once a second
@@ -76,15 +77,28 @@ def observe(settings: ClientSettings, answer_seconds: float = ANSWER_SECONDS) ->
     try:
         with ControlClient(settings.control.path, settings.control.owner) as client:
             answer = client.request({"command": "ping"}, timeout=answer_seconds)
+        _check_application(answer, settings)
         return Observation(answer=answer, holder=holder)
     except DaemonSilent:
         return Observation(
-            is_silent=True, holder=holder, has_moved=activity(holder) != before, age_seconds=age_of(holder)
+            is_silent=True,
+            holder=holder,
+            has_moved=has_moved(before, activity(holder)),
+            age_seconds=age_of(holder),
         )
     except NoDaemon:
         # Asked again: it may have ended, or begun, since.
         holder = lock_holder(settings.runtime_dir)
         return Observation(holder=holder, age_seconds=age_of(holder))
+
+
+def _check_application(answer: Answer, settings: ClientSettings) -> None:
+    """Raise ControlRefused when the daemon of another application answers: ours may be gone all the same."""
+    if answer.get("application") != settings.application:
+        raise ControlRefused(
+            f"control socket {settings.control.path} belongs to the daemon of application "
+            f"{answer.get('application')}, not {settings.application}. Give each its own control.path."
+        )
 
 
 def lock_holder(runtime_dir: str) -> int | None:
@@ -137,6 +151,13 @@ def activity(pid: int | None) -> Activity | None:
             if line.startswith(("voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:")):
                 switches += int(line.split()[1])
     return Activity(int(fields[11]) + int(fields[12]), switches)
+
+
+def has_moved(before: Activity | None, after: Activity | None) -> bool:
+    """Whether a process did something in between: a switch or two come of falling asleep, and of being looked at."""
+    if before is None or after is None:
+        return False
+    return after.cpu_ticks > before.cpu_ticks or after.switches > before.switches + _IDLE_SWITCHES
 
 
 def age_of(pid: int | None) -> float | None:

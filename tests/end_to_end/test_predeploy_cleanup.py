@@ -187,13 +187,10 @@ def test_what_an_earlier_daemon_left_is_taken_over_when_it_serves(old: Old) -> N
     old.application.release("r1")
     pid = old.application.start("r1")
     web = old.application.pid_of("web")
-    old.application.run("recover", "--heal")
     os.kill(pid, signal.SIGKILL)
     old.application.wait_daemon_exit()
     assert "takes over what runs" in old.clean().stdout
     assert is_running(web)
-    old.application.run("recover", "--force")
-    assert old.clean().code == 0
 
 
 @pytest.mark.skipif(shutil.which("screen") is None, reason="GNU screen is not installed")

@@ -8,7 +8,7 @@ import pytest
 
 from rollbridge.daemon.intent import Intent
 from rollbridge.release.fleet import ReleaseIdentity
-from rollbridge.takeover.healing import Need, check, has_given_up, need_of, returnable
+from rollbridge.takeover.healing import Need, check, has_given_up, is_serving, need_of, returnable
 
 LAST = ReleaseIdentity("r42", "/srv/r42", "r42")
 
@@ -57,6 +57,14 @@ def test_one_replica_that_runs_is_enough_to_serve() -> None:
     document = status(state="failed")
     document["releases"][0]["processes"].append({"id": "r42.web.1", "policy": "proxied", "state": "running"})
     assert not has_given_up(document)
+
+
+def test_all_is_well_only_with_our_own_daemon_and_a_release_that_serves() -> None:
+    assert is_serving(status(application="app"), "app")
+    for other in (status(application="other"), status(None, application="app"), {}):
+        assert not is_serving(other, "app")
+    assert not is_serving(status(application="app", state="failed"), "app")
+    assert not is_serving(status(application="app", operation="deploy r43"), "app")
 
 
 def test_check_is_content_with_a_release_that_serves() -> None:

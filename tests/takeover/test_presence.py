@@ -15,12 +15,14 @@ import pytest
 from rollbridge.config.reach import ClientSettings, ControlConfig
 from rollbridge.daemon.lock import DaemonLock
 from rollbridge.takeover.presence import (
+    Activity,
     Observation,
     Presence,
     activity,
     advice,
     age_of,
     find_holder,
+    has_moved,
     is_suspended,
     judge,
     lock_holder,
@@ -95,6 +97,14 @@ def test_a_living_process_has_an_age_and_some_activity() -> None:
     found = activity(os.getpid())
     assert found is not None and found.switches > 0
     assert not is_suspended(os.getpid())
+
+
+def test_a_process_that_fell_asleep_meanwhile_has_not_moved() -> None:
+    assert not has_moved(Activity(5, 10), Activity(5, 12))
+    assert has_moved(Activity(5, 10), Activity(5, 13))
+    assert has_moved(Activity(5, 10), Activity(6, 10))
+    assert not has_moved(Activity(5, 10), None)
+    assert not has_moved(None, Activity(5, 10))
 
 
 def test_nobody_has_no_activity_and_no_age() -> None:
