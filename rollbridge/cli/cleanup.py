@@ -150,7 +150,7 @@ def _stop_orphans(known: KnownState, orphans: list[Orphan], config: Config) -> l
     finally:
         lock.release()
     if forced.survivors:
-        lines = [f"{one.target}: pid {one.pid}: {one.why}." for one in forced.survivors]
+        lines = [one.text for one in forced.survivors]
         raise CliError("\n  ".join(["what an earlier daemon left cannot be stopped:", *lines]), FAILED)
     return list(forced.stopped)
 

@@ -20,7 +20,7 @@ class Command(NamedTuple):
 COMMANDS: Final[Mapping[str, Command]] = {
     "daemon": Command("daemon", "run the supervisor in the foreground"),
     "ensure-daemon": Command("ensure", "start a detached daemon if none answers"),
-    "deploy": Command("release", "start a release, switch the traffic to it, retire the old one"),
+    "deploy": Command("release", "start a release, switch the traffic, retire the old one"),
     "rollback": Command("release", "switch back to a retained release"),
     "status": Command("observe", "what is running"),
     "events": Command("observe", "what happened"),

@@ -67,7 +67,7 @@ exit codes:
 
 def overview(summaries: Mapping[str, str]) -> str:
     """Return the text of ``rollbridge --help``; ``summaries`` has a line for every command."""
-    commands = "\n".join(f"  {name:15}{summary}" for name, summary in summaries.items())
+    commands = "\n".join(f"  {name:19}{summary}" for name, summary in summaries.items())
     return OVERVIEW.format(commands=commands, config=DEFAULT_CONFIG)
 
 

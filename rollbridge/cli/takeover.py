@@ -331,7 +331,7 @@ def _force(args: argparse.Namespace, settings: ClientSettings) -> int:
         if not args.json:
             print_line(f"stopped {orphan.suspect.id} (pid {orphan.pid})")
     if left or problem:
-        lines = [f"{one.target}: pid {one.pid}: {one.why}." for one in forced.survivors]
+        lines = [one.text for one in forced.survivors]
         heading = f"{len(lines)} process(es) could not be stopped, and stay in the state file:" if lines else ""
         message = "\n  ".join(part for part in (problem, heading, *lines) if part)
         raise CliError(message, FAILED, {"stopped": stopped, "left": left})

@@ -41,6 +41,12 @@ class Survivor:
     command: str
     why: str
 
+    @property
+    def text(self) -> str:
+        """Return the line for people; ``target`` may name the process already."""
+        is_named = self.target.endswith(f"(pid {self.pid})")
+        return f"{self.target}: {'' if is_named else f'pid {self.pid}: '}{self.why}."
+
     def document(self) -> dict[str, object]:
         return {"target": self.target, "pid": self.pid, "command": self.command, "why": self.why}
 
@@ -100,7 +106,7 @@ def end_trees(targets: Sequence[Target]) -> list[Survivor]:
 def _refusal(error: OSError, pid: int) -> str:
     if error.errno != errno.EPERM:
         return f"it cannot be signalled: {error.strerror}"
-    return f"it runs as user {user_of(pid)}, whom this user may not signal: run this as root"
+    return f"it runs as user {user_of(pid)}, whom this user may not signal: end it as root with `kill {pid}`"
 
 
 def user_of(pid: int) -> str:

@@ -73,7 +73,7 @@ def test_who_may_not_be_signalled_is_named_at_once(start: Start, monkeypatch: py
     process = start("echo ready; exec sleep 1000")
     survivors = end_trees([session_of(process, 60.0)])
     assert [survivor.pid for survivor in survivors] == [process.pid]
-    assert "run this as root" in survivors[0].why
+    assert "as root with `kill " in survivors[0].why
     assert "sleep 1000" in survivors[0].command
 
 
