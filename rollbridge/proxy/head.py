@@ -83,6 +83,7 @@ _SPECIAL: Final = {
     b"forwarded": _FORWARDED,
     b"x-real-ip": _FORWARDED,
     b"keep-alive": _DROPPED,
+    b"close": _DROPPED,  # reserved (RFC 9112, section 9.6): "Connection: close" would name it
     b"proxy-connection": _DROPPED,
     b"proxy-authenticate": _DROPPED,
     b"proxy-authorization": _DROPPED,

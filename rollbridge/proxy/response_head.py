@@ -51,6 +51,7 @@ _SPECIAL: Final = {
     b"connection": _CONNECTION,
     b"upgrade": _UPGRADE,
     b"keep-alive": _DROPPED,
+    b"close": _DROPPED,  # reserved (RFC 9112, section 9.6): "Connection: close" would name it
     b"proxy-connection": _DROPPED,
     b"proxy-authenticate": _DROPPED,
     b"te": _DROPPED,

@@ -26,11 +26,12 @@ FRIEND: Final = ClientFacts.of(b"127.0.0.1", b"127.0.0.1:8182", b"8182", True)
 _STATUSES: Final = frozenset({400, 414, 417, 431, 501, 505})
 # Fields that reach nobody as they are: for one hop (RFC 9110, section 7.6.1), read and written anew, or dangerous.
 _HOP_BY_HOP: Final = frozenset(
-    b"connection keep-alive proxy-connection te transfer-encoding upgrade content-length host expect via proxy"
+    b"close connection keep-alive proxy-connection te transfer-encoding upgrade content-length host expect via proxy"
     b" proxy-authenticate proxy-authorization forwarded x-real-ip".split()
 )
 _RESPONSE_HOP_BY_HOP: Final = frozenset(
-    b"connection keep-alive proxy-connection te transfer-encoding upgrade content-length proxy-authenticate".split()
+    b"close connection keep-alive proxy-connection te transfer-encoding upgrade content-length"
+    b" proxy-authenticate".split()
 )
 
 

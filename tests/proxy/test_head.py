@@ -245,6 +245,7 @@ def test_hop_by_hop_fields_and_those_named_by_connection_are_taken_out() -> None
             b"X-Other: 2",
             b"X-Stays: 3",
             b"Keep-Alive: 5",
+            b"Close: 1",
             b"Proxy-Connection: close",
             b"Proxy-Authorization: secret",
             b"Proxy: http://evil",
