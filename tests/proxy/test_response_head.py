@@ -57,7 +57,8 @@ def test_keep_alive_follows_version_and_connection() -> None:
 
 def test_hop_by_hop_fields_are_taken_out() -> None:
     response = parse(
-        b"HTTP/1.1 200 OK\r\nConnection: X-Mine\r\nX-Mine: 1\r\nKeep-Alive: 5\r\nClose: 1\r\nX: y\r\nUpgrade: h2\r\n\r\n"
+        b"HTTP/1.1 200 OK\r\nConnection: X-Mine\r\nX-Mine: 1\r\nKeep-Alive: 5\r\nClose: 1\r\nX: y\r\n"
+        b"Upgrade: h2\r\n\r\n"
     )
     assert response.fields == [(b"X", b"y")]
     assert response.upgrade == b"h2"
