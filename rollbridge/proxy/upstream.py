@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 # An idle connection is closed by us before the application closes it, else a request may run into the closing.
 # gunicorn keeps idle connections for 2 seconds by default, uvicorn and node for 5: half of the shortest.
 IDLE_SECONDS: Final = 1.0
+# Requests that may not be repeated never take an idle connection, and each leaves one: a flood of them would hold as
+# many as arrive in a second. Twice the 64 that a busy keep-alive load leaves idle at any one time.
+MAX_IDLE: Final = 128
 # A connection that is not made by then will not be; the request goes to another upstream or waits.
 CONNECT_SECONDS: Final = 2.0
 # When to try an upstream again that does not accept connections: soon, as a restarted process listens within a second
@@ -144,7 +147,7 @@ class UpstreamConnection(Stream):
         """Go back to the pool, or close when the release takes no more requests."""
         backend = self.backend
         self.exchange = None
-        if not backend.release.is_active or not self.is_reading:
+        if not backend.release.is_active or not self.is_reading or len(backend.idle) >= MAX_IDLE:
             self.close()
             return
         self._is_counted = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -141,6 +142,26 @@ def test_idle_connections_are_closed_by_us_before_an_application_would(rig: Rig)
     _, upstream = warm_up(rig, rig.app())
     upstream.sock.settimeout(1.9)  # gunicorn closes after 2 seconds
     assert upstream.is_closed()
+
+
+def test_no_more_idle_connections_are_kept_than_the_limit(tmp_path: Path) -> None:
+    before = "import rollbridge.proxy.upstream as u; u.MAX_IDLE = 2; u.IDLE_SECONDS = 3600.0"
+    with Rig(tmp_path, before=before) as rig:
+        app = rig.app()
+        rig.serve(app)
+        client = rig.client()
+        upstreams = []
+        for _ in range(3):
+            client.send(POST)
+            upstream = app.accept()
+            upstream.read_head()
+            upstream.read(5)
+            upstream.respond()
+            assert client.read_response()[0] == 200
+            upstreams.append(upstream)
+        assert upstreams[2].is_closed()
+        assert upstreams[0].is_quiet()
+        assert upstreams[1].is_quiet()
 
 
 def test_closing_at_the_worst_moment_loses_nothing_and_doubles_nothing(rig: Rig) -> None:
