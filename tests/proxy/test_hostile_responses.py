@@ -71,10 +71,40 @@ def test_hostile_response_harms_nobody(case: Case, rig: Rig) -> None:
     play(case, rig, [case.data])
 
 
+def is_judged_by_its_head(case: Case) -> bool:
+    """Whether what becomes of ``case`` does not depend on how much of it has arrived when its head is complete."""
+    return case.status != 502 or not case.data.partition(b"\r\n\r\n")[2]
+
+
 SHORT = [case for case in CASES if len(case.data) < 300 and (case.is_cut or case.status == 502 or case.is_reused)]
 
 
-@pytest.mark.parametrize("case", SHORT, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [case for case in SHORT if is_judged_by_its_head(case)], ids=lambda case: case.name)
 def test_hostile_response_harms_nobody_byte_by_byte(case: Case, rig: Rig) -> None:
     """Not those with bytes after a good response: late ones are another response's, for all that HTTP/1.1 can say."""
     play(case, rig, [case.data[at : at + 1] for at in range(len(case.data))])
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in SHORT if not is_judged_by_its_head(case)], ids=lambda case: case.name
+)
+def test_a_body_that_goes_wrong_byte_by_byte_is_a_502_or_visibly_cut(case: Case, rig: Rig) -> None:
+    """Which of the two depends on whether the head had been passed on when the fault arrived."""
+    app = rig.app()
+    rig.serve(app)
+    client = rig.client(case.method + b" / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    upstream, received = answer(case, app, client, [case.data[at : at + 1] for at in range(len(case.data))])
+    is_reset = False
+    try:
+        received += client.read_to_end()
+    except ConnectionResetError:
+        is_reset = True
+        received += client.buffer
+    answers, extra = read_answers(received, [case.method])
+    assert extra == b""
+    assert len(answers) <= 1
+    if answers and answers[0].response.status == 502:
+        assert answers[0].payload.startswith(b"502 Bad Gateway: ")
+    else:
+        assert is_reset or answers[0].end == "cut"
+    assert upstream.is_closed()
