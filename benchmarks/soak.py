@@ -13,7 +13,7 @@ import argparse
 import importlib.util
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,12 +31,9 @@ SETTLE_SECONDS = 60.0
 # A worker may keep a few idle connections to the app, for a second or so.
 WORKER_FD_TOLERANCE = 2
 QUIET_SECONDS = 1.5
-# Resident memory goes up and down with what the allocators have given back: the lowest value after the last so many
-# deploys counts. Of a leak it shows everything.
-RSS_SAMPLES = 8
-# The daemon's list of events fills up to its thousand within the first hundred deploys.
-RSS_TOLERANCE_KIB = 6 * 1024
-RSS_TOLERANCE_OF_SECOND_HALF_KIB = 2 * 1024
+# The daemon's list of events fills up to its thousand within the first hundred deploys: some 2 MiB.
+RSS_TOLERANCE_KIB = 4 * 1024
+RSS_TOLERANCE_OF_SECOND_HALF_KIB = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +53,13 @@ def workers_of(daemon: int) -> list[int]:
     return sorted(line.pid for line in children(daemon) if "_proxy-worker" in line.command)
 
 
-def figures(daemon: int, resident_kib: Mapping[int, Sequence[int]]) -> list[Figure]:
-    """The figures of the daemon and of every proxy worker, now; ``resident_kib`` are the samples taken of each pid."""
+def resident(name: str, pid: int) -> Figure:
+    kib = status_number(pid, "VmRSS")
+    return Figure(f"{name}: resident KiB", kib, RSS_TOLERANCE_KIB, RSS_TOLERANCE_OF_SECOND_HALF_KIB)
 
-    def resident(name: str, pid: int) -> Figure:
-        lowest = min(resident_kib.get(pid, [])[-RSS_SAMPLES:], default=0)
-        return Figure(f"{name}: resident KiB", lowest, RSS_TOLERANCE_KIB, RSS_TOLERANCE_OF_SECOND_HALF_KIB)
 
+def figures(daemon: int) -> list[Figure]:
+    """The figures of the daemon and of every proxy worker, now."""
     found = [
         Figure("daemon: descriptors", count_fds(daemon), 0, 0),
         Figure("daemon: threads", status_number(daemon, "Threads"), 0, 0),
@@ -80,8 +77,8 @@ def figures(daemon: int, resident_kib: Mapping[int, Sequence[int]]) -> list[Figu
     return found
 
 
-def wait_until_settled(application: Application) -> None:
-    """Until every retired release is stopped, so that two measurements see the same situation."""
+def wait_until_settled(application: Application, daemon: int) -> None:
+    """Until every retired release is stopped and all is quiet, so that two measurements see the same situation."""
 
     def is_settled() -> bool:
         states = [release["state"] for release in application.status()["releases"]]
@@ -91,14 +88,17 @@ def wait_until_settled(application: Application) -> None:
     counts: list[tuple[float, int]] = []
 
     def is_quiet() -> bool:
-        """Whether the workers have opened and closed nothing for longer than they keep idle connections."""
+        """Whether nothing was opened or closed for longer than a worker keeps idle connections.
+
+        By then the daemon has given back what the last deploy took, too. Asks nobody: a question is a connection.
+        """
         now = time.monotonic()
-        number = sum(count_fds(pid) for pid in workers_of(application.daemon_pid()))
+        number = sum(count_fds(pid) for pid in (daemon, *workers_of(daemon)))
         if not counts or counts[-1][1] != number:
             counts.append((now, number))
         return now - counts[-1][0] > QUIET_SECONDS
 
-    wait_until(is_quiet, "the workers are quiet", timeout=SETTLE_SECONDS, poll=0.1)
+    wait_until(is_quiet, "daemon and workers are quiet", timeout=SETTLE_SECONDS, poll=0.1)
 
 
 class Soak:
@@ -110,9 +110,9 @@ class Soak:
         self.is_websocket = is_websocket
         self.requests = 0
         self.longest_seconds = 0.0
+        self.daemon = 0  # its pid
         self.problems: list[str] = []
         self.deploy_seconds: list[float] = []
-        self.resident_kib: dict[int, list[int]] = {}
 
     def prepare(self) -> None:
         application = self.application
@@ -123,7 +123,7 @@ class Soak:
         application.processes["broker"] = application.worker("service")
         for number in range(RELEASE_NAMES):
             application.release(f"v{number}", app="wsgi_app" if self.app == "gunicorn" else "stub")
-        application.start()
+        self.daemon = application.start()
         self.deploy(0)
 
     def deploy(self, number: int) -> None:
@@ -133,9 +133,6 @@ class Soak:
         self.deploy_seconds.append(time.monotonic() - began)
         if result.code:
             self.problems.append(f"deploy {number} failed: {result}")
-        daemon = self.application.daemon_pid()
-        for pid in (daemon, *workers_of(daemon)):
-            self.resident_kib.setdefault(pid, []).append(status_number(pid, "VmRSS"))
 
     def deploys_under_load(self, first: int, last: int) -> None:
         """Deploys ``first`` to ``last`` with clients of every kind at work all the time."""
@@ -149,7 +146,7 @@ class Soak:
         self.longest_seconds = max(self.longest_seconds, load.longest_seconds)
         if load.failures:
             self.problems.append(load.describe_failures())
-        wait_until_settled(self.application)
+        wait_until_settled(self.application, self.daemon)
 
     def compare(self, early: Sequence[Figure], middle: Sequence[Figure], late: Sequence[Figure]) -> None:
         """Print the three measurements side by side and note what grew."""
@@ -173,7 +170,7 @@ class Soak:
             if goal > done:
                 self.deploys_under_load(done + 1, goal)
                 done = goal
-            measured.append(figures(self.application.daemon_pid(), self.resident_kib))
+            measured.append(figures(self.daemon))
         self.compare(*measured)
         times = sorted(self.deploy_seconds)
         print(f"\n  deploys: {deploys}, median {times[len(times) // 2]:.2f} s, slowest {times[-1]:.2f} s")

@@ -138,7 +138,10 @@ async def _deploy(supervisor: Supervisor, arguments: Arguments, send: Send, peer
         force=arguments.flag("force"),
     )
     _record_request(supervisor, "deploy", peer, {"release_path": path, "release_id": request.release_id})
-    result = await deploy(supervisor.fleet, request, _report(supervisor, send))
+    try:
+        result = await deploy(supervisor.fleet, request, _report(supervisor, send))
+    finally:
+        supervisor.tidy_soon()
     supervisor.adopt_settings()
     return _result(result)
 
@@ -146,7 +149,10 @@ async def _deploy(supervisor: Supervisor, arguments: Arguments, send: Send, peer
 async def _rollback(supervisor: Supervisor, arguments: Arguments, send: Send, peer: Peer) -> Answer:
     release_id = arguments.text("release_id")
     _record_request(supervisor, "rollback", peer, {"release_id": release_id})
-    result = await rollback(supervisor.fleet, release_id, arguments.flag("wait"), _report(supervisor, send))
+    try:
+        result = await rollback(supervisor.fleet, release_id, arguments.flag("wait"), _report(supervisor, send))
+    finally:
+        supervisor.tidy_soon()
     supervisor.adopt_settings()
     return _result(result)
 

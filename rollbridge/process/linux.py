@@ -1,4 +1,4 @@
-"""The two system calls the standard library does not offer, through the C library (glibc and musl alike)."""
+"""What the standard library does not offer of the kernel and the C library (glibc and musl alike)."""
 
 from __future__ import annotations
 
@@ -28,3 +28,10 @@ def punch_hole(fd: int, offset: int, length: int) -> None:
     if _LIBC.fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def trim_heap() -> None:
+    """Give memory that is not used back to the kernel (malloc_trim(3), glibc only; elsewhere nothing happens)."""
+    trim = getattr(_LIBC, "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
