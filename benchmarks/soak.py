@@ -31,7 +31,8 @@ SETTLE_SECONDS = 60.0
 # A worker may keep a few idle connections to the app, for a second or so.
 WORKER_FD_TOLERANCE = 2
 QUIET_SECONDS = 1.5
-# The daemon's list of events fills up to its thousand within the first hundred deploys: some 2 MiB.
+# The daemon's list of events fills up to its thousand within so many deploys: some 2 MiB.
+DEPLOYS_UNTIL_EVENTS_ARE_FULL = 100
 RSS_TOLERANCE_KIB = 4 * 1024
 RSS_TOLERANCE_OF_SECOND_HALF_KIB = 1024
 
@@ -53,13 +54,14 @@ def workers_of(daemon: int) -> list[int]:
     return sorted(line.pid for line in children(daemon) if "_proxy-worker" in line.command)
 
 
-def resident(name: str, pid: int) -> Figure:
-    kib = status_number(pid, "VmRSS")
-    return Figure(f"{name}: resident KiB", kib, RSS_TOLERANCE_KIB, RSS_TOLERANCE_OF_SECOND_HALF_KIB)
+def figures(daemon: int, deploys: int) -> list[Figure]:
+    """The figures of the daemon and of every proxy worker, now; ``deploys`` are those of the whole run."""
+    are_full_half_way = deploys // 2 >= DEPLOYS_UNTIL_EVENTS_ARE_FULL
+    late_tolerance = RSS_TOLERANCE_OF_SECOND_HALF_KIB if are_full_half_way else RSS_TOLERANCE_KIB
 
+    def resident(name: str, pid: int) -> Figure:
+        return Figure(f"{name}: resident KiB", status_number(pid, "VmRSS"), RSS_TOLERANCE_KIB, late_tolerance)
 
-def figures(daemon: int) -> list[Figure]:
-    """The figures of the daemon and of every proxy worker, now."""
     found = [
         Figure("daemon: descriptors", count_fds(daemon), 0, 0),
         Figure("daemon: threads", status_number(daemon, "Threads"), 0, 0),
@@ -170,7 +172,7 @@ class Soak:
             if goal > done:
                 self.deploys_under_load(done + 1, goal)
                 done = goal
-            measured.append(figures(self.daemon))
+            measured.append(figures(self.daemon, deploys))
         self.compare(*measured)
         times = sorted(self.deploy_seconds)
         print(f"\n  deploys: {deploys}, median {times[len(times) // 2]:.2f} s, slowest {times[-1]:.2f} s")
