@@ -80,6 +80,21 @@ def private_copy(runtime_dir: str) -> str:
     return str(path / name)
 
 
+def restore_copy(path: str, descriptor: int) -> None:
+    """Write the private copy at ``path`` again when it has been deleted, from ``descriptor``, open on it since before.
+
+    Raises UnsafeDirectory and OSError as ``private_copy`` does.
+    """
+    if os.path.lexists(path):
+        return
+    content = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+    directory = _open_own_directory(Path(path).parent)
+    try:
+        _write_copy(directory, Path(path).name, content)
+    finally:
+        os.close(directory)
+
+
 def prune_copies(runtime_dir: str, keep: Iterable[str]) -> list[str]:
     """Delete the private copies that are not among the paths ``keep``; return the names of the deleted.
 

@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -37,7 +37,7 @@ from rollbridge.process.clock import SystemClock
 from rollbridge.process.identity import read_boot_id
 from rollbridge.process.output import OutputFollower
 from rollbridge.process.reaper import Reaper
-from rollbridge.runtime import UnsafeDirectory, private_copy, runtime_info, self_command
+from rollbridge.runtime import UnsafeDirectory, private_copy, restore_copy, runtime_info, self_command
 
 _REFUSED: Final = 4
 _PORT_SECONDS: Final = 5.0  # for a worker that was started in an earlier daemon's last moment to come up, or to die
@@ -135,8 +135,12 @@ def _take_listener(
         time.sleep(_PORT_POLL_SECONDS)
 
 
-def _lasting_command(runtime_dir: str) -> list[str]:
-    """Return how to run this code again, also when the file it was started from has been replaced or deleted."""
+def _lasting_command(runtime_dir: str) -> tuple[list[str], Callable[[], None]]:
+    """Return how to run this code again, also when the file it was started from has been replaced or deleted.
+
+    The function returned with it puts back what that needs of the runtime directory, should somebody have emptied it
+    (fallbacks below /tmp are cleaned by age); it raises RuntimeDirError, UnsafeDirectory and OSError.
+    """
     command = self_command()
     try:
         copy = private_copy(runtime_dir)
@@ -144,7 +148,15 @@ def _lasting_command(runtime_dir: str) -> list[str]:
         raise DaemonFailed(
             f"this file cannot be copied to {runtime_dir}, where its workers run from: {error}"
         ) from error
-    return [*command[:-1], copy] if copy else command
+    if not copy:
+        return command, lambda: prepare_runtime_dir(runtime_dir)
+    descriptor = os.open(copy, os.O_RDONLY | os.O_CLOEXEC)
+
+    def put_back() -> None:
+        prepare_runtime_dir(runtime_dir)
+        restore_copy(copy, descriptor)
+
+    return [*command[:-1], copy], put_back
 
 
 async def _serve(held: Held, options: DaemonOptions, environ: dict[str, str]) -> int:
@@ -154,8 +166,10 @@ async def _serve(held: Held, options: DaemonOptions, environ: dict[str, str]) ->
     reaper = Reaper(clock)
     reaper.start()
     outputs = OutputFollower(Path(config.runtime_dir, "output"), clock)
+    command, put_back = _lasting_command(config.runtime_dir)
     pool = WorkerPool(
-        command=_lasting_command(config.runtime_dir),
+        command=command,
+        put_back=put_back,
         listener=held.listener,
         runtime_dir=config.runtime_dir,
         settings=worker_settings(config.proxy),

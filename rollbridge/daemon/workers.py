@@ -14,6 +14,7 @@ from typing import Final
 from rollbridge.config.model import ProxyConfig
 from rollbridge.daemon.attach import AttachedWorker
 from rollbridge.daemon.log_file import bound_file
+from rollbridge.daemon.runtime_dir import RuntimeDirError
 from rollbridge.daemon.worker_link import WorkerLink
 from rollbridge.process.exits import describe_exit
 from rollbridge.process.identity import signal_identity
@@ -21,6 +22,7 @@ from rollbridge.process.reaper import Child, Reaper, StartFailed
 from rollbridge.proxy.messages import Hello, Route, Settings, Shutdown, Target
 from rollbridge.proxy.messages import Upstream as WireUpstream
 from rollbridge.release.release import Connections, RouteTarget
+from rollbridge.runtime import UnsafeDirectory
 
 _ACK_SECONDS: Final = 5.0  # a worker's loop turns in microseconds; one that does not answer by then is wedged
 _START_SECONDS: Final = 20.0  # an interpreter's start takes 0.1 s; even a machine that swaps manages in this
@@ -59,10 +61,13 @@ def respawn_delay(lived_seconds: float, previous_delay: float) -> float:
 class WorkerPool:
     """All workers of one daemon; the ``Traffic`` of its fleet.
 
-    ``command`` runs this very code as a worker. ``_changed`` is called for every new fact and wakes those who wait.
+    ``command`` runs this very code as a worker; ``put_back`` restores what that needs of the runtime directory if it
+    was emptied, or raises OSError, RuntimeDirError or UnsafeDirectory. ``_changed`` is called for every new fact and wakes
+    those who wait.
     """
 
     command: Sequence[str]
+    put_back: Callable[[], None]
     listener: socket.socket
     runtime_dir: str
     settings: Settings
@@ -176,7 +181,7 @@ class WorkerPool:
             link.send(Shutdown(0.0))
         try:
             async with asyncio.timeout(_ACK_SECONDS):
-                await asyncio.gather(*self._keepers)
+                await asyncio.gather(*self._keepers, return_exceptions=True)
         except TimeoutError:
             for link in self.links.values():
                 signal_identity(link.identity, 9)
@@ -217,12 +222,18 @@ class WorkerPool:
 
     async def _run_once(self, index: int) -> None:
         """Start worker ``index`` and return when it has ended."""
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
         socket_path = str(Path(self.runtime_dir, f"worker-{index}.sock"))
+        # Whatever is missing now, descriptors or directories, may be there at the next attempt.
+        try:
+            self.put_back()
+            ours, theirs = socket.socketpair()
+        except (OSError, RuntimeDirError, UnsafeDirectory) as error:
+            self.record("worker did not start", {"worker": index, "error": str(error)})
+            return
+        ours.setblocking(False)
         try:
             child = self._spawn(index, theirs.fileno(), socket_path)
-        except StartFailed as error:
+        except (OSError, StartFailed) as error:
             ours.close()
             self.record("worker did not start", {"worker": index, "error": str(error)})
             return
@@ -258,7 +269,8 @@ class WorkerPool:
             self.record(
                 "worker exited", {"worker": link.index, "pid": child.identity.pid, "how": describe_exit(status)}
             )
-        Path(link.socket_path).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the next worker replaces it
+            Path(link.socket_path).unlink()
         self._changed()
         self.on_change()
 

@@ -61,6 +61,33 @@ def test_the_directory_of_the_first_release_is_removed(application: Application)
     assert application.daemon_pid() == pid
 
 
+@pytest.mark.parametrize("lost", ["run", "run/code"])
+def test_a_runtime_directory_that_somebody_deletes_is_made_again(application: Application, lost: str) -> None:
+    """What cleans /tmp by age does that, and so does an operator's slip: everything else must go on."""
+    application.release("v1")
+    application.release("v2")
+    application.start("v1")
+    shutil.rmtree(application.root / lost)
+    (worker,) = application.proxy_workers()
+    send(worker.pid, signal.SIGKILL)
+    wait_until(lambda: application.serving()[0] == "v1", "a new worker serves")
+    application.deploy("v2")
+    assert application.serving()[0] == "v2"
+    application.shutdown()
+
+
+def test_a_shutdown_leaves_nothing_though_no_worker_can_be_started(application: Application) -> None:
+    application.release("v1")
+    application.start("v1")
+    shutil.rmtree(application.runtime_dir)
+    # Nothing can be made where a file stands.
+    application.runtime_dir.write_text("in the way")
+    (worker,) = application.proxy_workers()
+    send(worker.pid, signal.SIGKILL)
+    wait_until(lambda: application.events("worker did not start"), "the daemon cannot replace the worker")
+    application.shutdown()
+
+
 def test_a_working_directory_that_vanishes_under_the_daemon_harms_nothing(application: Application) -> None:
     application.release("v1")
     application.release("v2")
