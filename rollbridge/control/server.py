@@ -209,7 +209,25 @@ class ControlServer:
         now = self._loop.time()
         for client in list(self._clients):
             client.check(now)
+        self._reappear()
         self._sweeping = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
+
+    def _reappear(self) -> None:
+        """Be at the path again when somebody has deleted the socket; what else is there by now is left alone.
+
+        The default path is in /tmp, which operators and cron jobs clean: a daemon that cannot be reached could only be
+        killed.
+        """
+        if self._file is None or os.path.lexists(self._path):
+            return
+        try:
+            fresh = open_socket_file(self._path, self._mode, self._owner, self._group)
+        except ControlSocketError:
+            return  # its directory is gone as well, say; the next sweep tries again
+        former, self._file = self._file, fresh
+        self._loop.remove_reader(former.listener)
+        former.listener.close()
+        self._loop.add_reader(fresh.listener, self._accept)
 
 
 class _Client(asyncio.Protocol):

@@ -62,8 +62,8 @@ class WorkerPool:
     """All workers of one daemon; the ``Traffic`` of its fleet.
 
     ``command`` runs this very code as a worker; ``put_back`` restores what that needs of the runtime directory if it
-    was emptied, or raises OSError, RuntimeDirError or UnsafeDirectory. ``_changed`` is called for every new fact and wakes
-    those who wait.
+    was emptied, or raises OSError, RuntimeDirError or UnsafeDirectory. ``_changed`` is called for every new fact and
+    wakes those who wait.
     """
 
     command: Sequence[str]

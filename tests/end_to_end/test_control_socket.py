@@ -117,6 +117,18 @@ def test_a_stale_socket_is_replaced(application: Application) -> None:
     assert application.serving()[0] == "v1"
 
 
+def test_a_socket_that_somebody_deletes_comes_back(application: Application) -> None:
+    application.config["control"]["mode"] = "660"
+    application.release("v1")
+    pid = application.start()
+    application.control_path.unlink()
+    wait_until(application.control_path.exists, "the socket is there again")
+    assert mode_of(application) == 0o660
+    assert application.daemon_pid() == pid
+    application.deploy("v1")
+    application.shutdown()
+
+
 def test_something_else_at_the_path_is_not_deleted(application: Application) -> None:
     application.control_path.write_text("precious")
     result = application.run("daemon", expect=None)
