@@ -65,7 +65,9 @@ def test_systemd_has_nothing_to_say_against_the_units(tmp_path: Path) -> None:
 def test_the_service_lets_the_daemon_stop_its_processes_and_survives_its_death() -> None:
     unit = read_unit(SERVICE)
     assert set(unit) == {"Unit", "Service", "Install"}
-    assert one(unit, "Service", "Type") == "exec"
+    assert one(unit, "Service", "Type") == "notify"
+    assert one(unit, "Service", "NotifyAccess") == "main"
+    assert one(unit, "Service", "WatchdogSec") == "60s"
     assert one(unit, "Service", "KillMode") == "process"
     assert one(unit, "Service", "Restart") == "on-failure"
     assert one(unit, "Service", "RestartPreventExitStatus") == "2"

@@ -218,6 +218,10 @@ def _daemon_command(settings: ClientSettings) -> list[str]:
 def _detached(command: list[str], log: int) -> subprocess.Popen[bytes]:
     import subprocess
 
+    from rollbridge.config.launch import FOR_THE_SUPERVISOR_ALONE
+
+    # The daemon is not what the service manager knows by these, should this command run in a unit.
+    own = {name: value for name, value in os.environ.items() if name not in FOR_THE_SUPERVISOR_ALONE}
     try:
         return subprocess.Popen(
             command,
@@ -226,7 +230,7 @@ def _detached(command: list[str], log: int) -> subprocess.Popen[bytes]:
             stderr=log,
             cwd="/",  # keeps no directory busy, and no release alive
             # Started from inside a managed process, it belongs to none: it is not to end with that one.
-            env={**os.environ, "ROLLBRIDGE_INSTANCE": "detached"},
+            env={**own, "ROLLBRIDGE_INSTANCE": "detached"},
             start_new_session=True,
         )
     except OSError as error:

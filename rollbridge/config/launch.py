@@ -16,7 +16,7 @@ _IDENTITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 # What a shell takes literally wherever it stands; beside these, printable characters beyond ASCII are plain to it.
 _PLAIN_IN_A_SHELL = re.compile(r"[A-Za-z0-9_@%+=:,./-]")
 # Addressed to the supervisor by the service manager: a process that found them would answer in its place.
-_NOT_INHERITED = frozenset(
+FOR_THE_SUPERVISOR_ALONE = frozenset(
     ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "MAINPID")
 )
 _OUR_PREFIX = "ROLLBRIDGE_"
@@ -105,7 +105,7 @@ def _inherited(environ: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environ.items()
-        if name not in _NOT_INHERITED and not name.startswith(_OUR_PREFIX)
+        if name not in FOR_THE_SUPERVISOR_ALONE and not name.startswith(_OUR_PREFIX)
     }
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from rollbridge.config.issues import ConfigError
 from rollbridge.config.load import load_config
 from rollbridge.config.model import Config
 from rollbridge.control.server import ControlServer, SocketInUse
@@ -30,6 +31,7 @@ from rollbridge.daemon.options import DaemonOptions
 from rollbridge.daemon.pid_file import pid_file
 from rollbridge.daemon.recorded import RecordedState, read_recorded
 from rollbridge.daemon.runtime_dir import RuntimeDirError, prepare_runtime_dir
+from rollbridge.daemon.service_manager import ServiceManager, failure_told
 from rollbridge.daemon.state_file import load_state
 from rollbridge.daemon.supervisor import Machinery, Supervisor
 from rollbridge.daemon.workers import WorkerPool, worker_count, worker_settings
@@ -63,10 +65,11 @@ def run_daemon(config_path: str, options: DaemonOptions) -> int:
     Raises ConfigError for a broken config, DaemonFailed for everything that keeps the daemon from starting.
     """
     environ = dict(os.environ)
-    config = load_config(config_path, environ)
-    events = EventLog(sys.stderr.fileno(), time.time, Path(config.runtime_dir, "daemon.log"))
-    with _held(config, events, environ) as held, _pid_file(options.pid_path):
-        return asyncio.run(_serve(held, options, environ))
+    with failure_told(environ, ConfigError, DaemonFailed):
+        config = load_config(config_path, environ)
+        events = EventLog(sys.stderr.fileno(), time.time, Path(config.runtime_dir, "daemon.log"))
+        with _held(config, events, environ) as held, _pid_file(options.pid_path):
+            return asyncio.run(_serve(held, options, environ))
 
 
 @contextlib.contextmanager
@@ -179,8 +182,10 @@ async def _serve(held: Held, options: DaemonOptions, environ: dict[str, str]) ->
         on_change=lambda: supervisor.save_soon(),
         attached={worker.index: worker for worker in held.workers},
     )
-    supervisor = Supervisor(config, options, runtime, Machinery(reaper, outputs, events, pool), environ)
+    manager = ServiceManager(environ, events)
+    supervisor = Supervisor(config, options, runtime, Machinery(reaper, outputs, events, pool, manager), environ)
     supervisor.listen_to_signals()
+    manager.follow(supervisor.fleet)
     events.record("daemon starting", {"pid": os.getpid(), "version": runtime.version, "digest": runtime.digest})
     server: ControlServer | None = None
     failure: DaemonFailed | None = None
@@ -206,6 +211,7 @@ async def _serve(held: Held, options: DaemonOptions, environ: dict[str, str]) ->
             )
             await server.start()
             events.record("daemon ready", {"control": config.control.path, "port": config.proxy.port})
+            manager.ready()
             for name in delete_unused_copies(config.runtime_dir):
                 events.record("old copy deleted", {"name": name})
             # Everything that is there now stays; the collector need not look at it again.

@@ -16,6 +16,7 @@ from rollbridge.config.model import Config
 from rollbridge.daemon.events import EventLog, format_utc
 from rollbridge.daemon.intent import Intent, intent_now
 from rollbridge.daemon.options import DaemonOptions
+from rollbridge.daemon.service_manager import ServiceManager
 from rollbridge.daemon.snapshot import Document, bootstrap_status, fleet_state, fleet_status, proxy_status
 from rollbridge.daemon.state_file import State, encode_state, write_state
 from rollbridge.daemon.workers import WorkerPool, worker_settings
@@ -44,6 +45,7 @@ class Machinery:
     outputs: OutputFollower
     events: EventLog
     pool: WorkerPool
+    manager: ServiceManager
 
 
 class Supervisor:

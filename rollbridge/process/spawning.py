@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rollbridge.config.launch import FOR_THE_SUPERVISOR_ALONE
 from rollbridge.process.tree import INSTANCE_VARIABLE
 
 
@@ -48,10 +49,12 @@ def spawn(
     """Start ``argv`` as leader of a new session and return its pid; raise StartFailed.
 
     Without ``env`` our own is inherited, but not the mark of an instance: what we start for ourselves belongs to none.
+    Nor what the service manager has told us alone.
     The caller registers the pid with the reaper before it yields to the loop.
     """
     if env is None:
-        env = {name: value for name, value in os.environ.items() if name != INSTANCE_VARIABLE}
+        left_out = {INSTANCE_VARIABLE, *FOR_THE_SUPERVISOR_ALONE}
+        env = {name: value for name, value in os.environ.items() if name not in left_out}
     try:
         child = subprocess.Popen(
             argv,

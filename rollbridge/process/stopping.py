@@ -95,6 +95,14 @@ def plan_stop(process: ProcessConfig, lifecycle: LifecycleConfig) -> StopPlan:
     )
 
 
+def longest_stop_seconds(plan: StopPlan) -> float | None:
+    """How long the whole sequence may take, SIGKILL included; None: for ever."""
+    if plan.graceful_seconds is None:
+        return None
+    hooks = [hook for hook in (plan.quiet_command, plan.stop_command) if hook is not None]
+    return plan.drain_seconds + (len(hooks) + 1) * plan.graceful_seconds + KILL_TIMEOUT_SECONDS
+
+
 def first_step(plan: StopPlan) -> StopStep:
     return skip_absent(plan, StopStep.QUIETING)
 
