@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 from rollbridge.proxy.answers import answer_bytes
 from rollbridge.proxy.forward import ClientFacts
-from rollbridge.proxy.head import BadRequest, HeadReader, RequestHead
+from rollbridge.proxy.head import HeadReader, RequestHead
 from rollbridge.proxy.logged import log_unreadable
+from rollbridge.proxy.request_fields import BadRequest
 from rollbridge.proxy.stream import HIGH_WATER, READ, WRITE_STALL_SECONDS, Stream
 from rollbridge.proxy.timers import NEVER
 
@@ -50,7 +51,7 @@ class Client(Stream):
         self.exchange: Exchange | None = None
         self.buffer = b""
         self.has_ended = False  # it sends nothing more, but may wait for answers
-        self._reader = HeadReader(worker.settings.max_head_bytes)
+        self._reader = HeadReader(worker.settings.max_head_bytes, worker.known_requests)
         self._is_closing = False  # the last answer is out, or on its way
         self._must_linger = False
         self._must_reset = False

@@ -82,8 +82,7 @@ class Exchange:
     def held_bytes(self) -> int:
         """About what it keeps in memory while it waits."""
         head = self.head
-        fields = sum(len(name) + len(value) for name, value in head.fields)
-        return 1024 + len(head.target) + fields + len(self.client.buffer)
+        return 1024 + len(head.target) + len(head.lines) + len(self.client.buffer)
 
     # The request.
 
@@ -201,9 +200,10 @@ class Exchange:
 
     def _read_head(self, data: bytes) -> None:
         client = self.client
+        worker = client.worker
         while True:
             try:
-                found = find_response_head(data, self._scanned, client.worker.settings.max_head_bytes)
+                found = find_response_head(data, self._scanned, worker.settings.max_head_bytes, worker.known_responses)
             except BadResponse as error:
                 self.fail_upstream(f"the application's response is malformed: {error}")
                 return

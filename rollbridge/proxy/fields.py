@@ -28,6 +28,8 @@ MAX_FIELDS: Final = 500
 
 # Nearly every Connection field is one of these.
 _SINGLE: Final = frozenset({b"keep-alive", b"close"})
+# Those that name no field.
+_USUAL_OPTIONS: Final = frozenset({b"close", b"keep-alive", b"upgrade", b"te"})
 _SPLIT: Final = re.compile(rb"([^:\r\n]++):[ \t]*+([^\r\n]*+)\r\n")
 
 
@@ -54,3 +56,9 @@ def join_values(former: bytes | None, value: bytes) -> bytes:
 def join_fields(fields: list[Field]) -> bytes:
     """Serialise fields as lines, without the empty line that ends a head."""
     return b"".join([b"%b: %b\r\n" % field for field in fields])
+
+
+def without_named(fields: list[Field], options: list[bytes]) -> list[Field]:
+    """Take out the fields that Connection names as meant for this hop only (RFC 9110, section 7.6.1)."""
+    named = [option for option in options if option not in _USUAL_OPTIONS]
+    return [field for field in fields if field[0].lower() not in named] if named else fields

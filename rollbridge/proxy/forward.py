@@ -7,7 +7,7 @@ from typing import Final
 
 from rollbridge.proxy.fields import Field, join_fields, join_values
 from rollbridge.proxy.framing import CHUNKED_BODY, Framing
-from rollbridge.proxy.head import CHUNKED, RequestHead
+from rollbridge.proxy.head import RequestHead
 from rollbridge.proxy.response_head import ResponseHead
 
 # RFC 9110, section 7.6.3: a gateway MUST send Via in the requests it passes on. In responses it MAY, and we do not:
@@ -37,23 +37,10 @@ class ClientFacts:
 def request_head_bytes(head: RequestHead, client: ClientFacts) -> bytes:
     """Return the head to send to the application; always HTTP/1.1, always with Host."""
     host = head.host if head.host is not None else client.local_host
-    lines = [head.method, b" ", head.target, b" HTTP/1.1\r\nHost: ", host, b"\r\n", join_fields(head.fields)]
-    if head.body_bytes == CHUNKED:
-        lines.append(b"Transfer-Encoding: chunked\r\n")
-    elif head.has_length:
-        lines.append(b"Content-Length: %d\r\n" % head.body_bytes)
-    if head.expects_continue:
-        lines.append(b"Expect: 100-continue\r\n")
-    if head.upgrade is not None:
-        te = b"Connection: Upgrade, TE\r\nTE: trailers\r\n" if head.accepts_trailers else b"Connection: Upgrade\r\n"
-        lines.append(b"Upgrade: %b\r\n%b" % (head.upgrade, te))
-    elif head.accepts_trailers:
-        lines.append(b"Connection: TE\r\nTE: trailers\r\n")
+    first = (head.method, b" ", head.target, b" HTTP/1.1\r\nHost: ", host, b"\r\n", head.lines)
     if head.via is None and head.is_http11 and not (head.forwarded and client.is_trusted):
-        lines += (client.plain_tail, host, b"\r\n\r\n")
-    else:
-        lines += (join_fields(_forwarded_fields(head, client, host)), b"\r\n")
-    return b"".join(lines)
+        return b"".join((*first, client.plain_tail, host, b"\r\n\r\n"))
+    return b"".join((*first, join_fields(_forwarded_fields(head, client, host)), b"\r\n"))
 
 
 def _forwarded_fields(head: RequestHead, client: ClientFacts, host: bytes) -> list[Field]:
@@ -76,8 +63,16 @@ def _forwarded_fields(head: RequestHead, client: ClientFacts, host: bytes) -> li
 
 def response_head_bytes(head: ResponseHead, framing: Framing, is_http11: bool, will_close: bool) -> bytes:
     """Return the head of a final response for a client; ``framing`` is the one towards the client."""
+    how = (framing is CHUNKED_BODY, is_http11, will_close)
+    sent = head.sent.get(how)
+    if sent is None:
+        sent = head.sent[how] = _response_head_bytes(head, *how)
+    return sent
+
+
+def _response_head_bytes(head: ResponseHead, is_chunked: bool, is_http11: bool, will_close: bool) -> bytes:
     lines = [b"HTTP/1.1 ", head.status_line, b"\r\n", join_fields(head.fields)]
-    if framing is CHUNKED_BODY:
+    if is_chunked:
         lines.append(b"Transfer-Encoding: chunked\r\n")
     elif head.content_length is not None and head.status != 204:
         lines.append(b"Content-Length: %d\r\n" % head.content_length)

@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 
 from rollbridge.proxy.chunked import BadFraming, ChunkedReader, encode_chunk, encode_end
 from rollbridge.proxy.fields import Field
-from rollbridge.proxy.head import CHUNKED
+from rollbridge.proxy.request_fields import CHUNKED
 from rollbridge.proxy.response_head import ResponseHead
 
 _NO_TRAILERS: Final[list[Field]] = []

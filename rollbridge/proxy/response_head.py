@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from rollbridge.proxy.fields import (
     CONTENT_LENGTH,
@@ -15,17 +15,21 @@ from rollbridge.proxy.fields import (
     join_values,
     list_items,
     split_fields,
+    without_named,
 )
-from rollbridge.proxy.head import without_named
+from rollbridge.proxy.remembered import Remembered
 
 
 class BadResponse(Exception):
     """The application's bytes are no response that may be passed on; the text says why."""
 
 
-@dataclass(slots=True)
+@dataclasses.dataclass(slots=True)
 class ResponseHead:
-    """One response head, understood; interim (1xx) ones too. Not frozen for the same reason as RequestHead."""
+    """One response head, understood; interim (1xx) ones too. Not frozen for the same reason as RequestHead.
+
+    Shared by all responses with the same head: never changed, but for ``sent``.
+    """
 
     status: int
     status_line: bytes  # "200 OK"
@@ -35,6 +39,16 @@ class ResponseHead:
     is_chunked: bool
     keep_alive: bool
     upgrade: bytes | None  # what 101 switches to, or what 426 asks for
+    # What forward.response_head_bytes makes of it, by all else that this depends on.
+    sent: dict[tuple[bool, bool, bool], bytes] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def size_bytes(self) -> int:
+        """About what it takes of memory, when it is sent in one or two ways."""
+        return 1024 + sum(200 + 3 * (len(name) + len(value)) for name, value in self.fields)
+
+
+KnownResponses: TypeAlias = Remembered[ResponseHead]  # by the bytes of the whole head
 
 
 _RESPONSE: Final = re.compile(
@@ -58,27 +72,39 @@ _SPECIAL: Final = {
 }
 
 
-def find_response_head(data: bytes, scanned: int, limit_bytes: int) -> tuple[ResponseHead, int] | None:
+def find_response_head(
+    data: bytes, scanned: int, limit_bytes: int, known: KnownResponses | None = None
+) -> tuple[ResponseHead, int] | None:
     """Return the head at the start of ``data`` and where it ends; None while it is incomplete.
 
-    ``scanned`` is how much of ``data`` an earlier call has seen. Raises BadResponse.
+    ``scanned`` is how much of ``data`` an earlier call has seen. ``known`` changes what a head costs, and nothing else.
+    Raises BadResponse.
     """
-    is_still_open = scanned > 0 and data.find(b"\r\n\r\n", max(0, scanned - 3)) < 0
-    match = None if is_still_open else _RESPONSE.match(data)
-    if match is not None:
-        end = match.end()
-        if end > limit_bytes:
-            raise BadResponse(f"its head is larger than {limit_bytes} bytes")
-        return _understand(data, match), end
-    has_end = data.find(b"\r\n\r\n", max(0, scanned - 3), limit_bytes) >= 0
-    if has_end or FORBIDDEN.search(data, max(0, scanned - 1), limit_bytes) is not None:
-        raise BadResponse(f"its head is not one of HTTP/1.0 or HTTP/1.1: it starts with {data[:40]!r}")
+    end = data.find(b"\r\n\r\n", scanned - 3 if scanned > 3 else 0, limit_bytes) + 4
+    if end >= 4:
+        head_bytes = data[:end]
+        head = known.recall(head_bytes) if known is not None else None
+        if head is None:
+            head = _parse(head_bytes)
+            if known is not None:
+                known.learn(head_bytes, head, end + head.size_bytes)
+        return head, end
+    if FORBIDDEN.search(data, max(0, scanned - 1), limit_bytes) is not None:
+        raise _not_http(data)
     if len(data) >= limit_bytes:
         raise BadResponse(f"its head is larger than {limit_bytes} bytes")
     return None
 
 
-def _understand(data: bytes, match: re.Match[bytes]) -> ResponseHead:
+def _not_http(data: bytes) -> BadResponse:
+    return BadResponse(f"its head is not one of HTTP/1.0 or HTTP/1.1: it starts with {data[:40]!r}")
+
+
+def _parse(data: bytes) -> ResponseHead:
+    """Parse one head, the empty line at its end included."""
+    match = _RESPONSE.fullmatch(data)
+    if match is None:
+        raise _not_http(data)
     minor, status_line, status = match.group(1, 2, 3)
     start, end = match.span(4)
     if end - start > MAX_FIELDS and data.count(b"\n", start, end) > MAX_FIELDS:

@@ -20,6 +20,7 @@ from rollbridge.proxy.access_log import AccessLog
 from rollbridge.proxy.client import Client
 from rollbridge.proxy.dispatcher import Dispatcher
 from rollbridge.proxy.exchange import Exchange
+from rollbridge.proxy.head import KnownFields
 from rollbridge.proxy.link import MAX_WAITING, Door, Link
 from rollbridge.proxy.logged import LoggedExchange
 from rollbridge.proxy.loop import Loop
@@ -35,7 +36,9 @@ from rollbridge.proxy.messages import (
     Shutdown,
     Welcome,
 )
+from rollbridge.proxy.remembered import FORGET_SECONDS
 from rollbridge.proxy.reports import ReportThrottle
+from rollbridge.proxy.response_head import KnownResponses
 from rollbridge.proxy.splice import Pipes
 from rollbridge.proxy.timers import NEVER
 from rollbridge.proxy.tunnel import Tunnel
@@ -74,6 +77,8 @@ class Worker:
         self.clients: set[Client] = set()
         self.tunnels: set[Tunnel] = set()
         self.pipes = Pipes(self.loop)
+        self.known_requests = KnownFields(self._forget_later)
+        self.known_responses = KnownResponses(self._forget_later)
         self.access_log: AccessLog | None = None
         self.exchange_class: type[Exchange] = Exchange
         self.dispatcher = Dispatcher(
@@ -88,6 +93,7 @@ class Worker:
         self._counts_timer = Timer(self._publish_counts)
         self._orphan_timer = Timer(self._check_orphan)
         self._drain_timer = Timer(self._stop)
+        self._forget_timer = Timer(self._forget)
         self._accepted_at = self.loop.now
         self._knocking: set[Link] = set()
         self._link: Link | None = Link(self.loop, link, self._on_message, self._on_link_lost, is_ours=True)
@@ -138,6 +144,16 @@ class Worker:
         if self._date[0] != seconds:
             self._date = (seconds, time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(seconds)).encode())
         return self._date[1]
+
+    def _forget_later(self) -> None:
+        if self._forget_timer.deadline == NEVER:
+            self.loop.deadlines.set(self._forget_timer, self.loop.now + FORGET_SECONDS)
+
+    def _forget(self) -> None:
+        """Heads that nobody has sent for a while are let go."""
+        is_left = [known.age() for known in (self.known_requests, self.known_responses)]
+        if any(is_left):
+            self._forget_later()
 
     # The supervisor.
 

@@ -6,6 +6,7 @@ and with what becomes of it after being forwarded. It returns how the bytes were
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Final
 
@@ -15,8 +16,9 @@ from rollbridge.proxy.chunked import BadFraming, ChunkedReader, encode_chunk, en
 from rollbridge.proxy.fields import Field
 from rollbridge.proxy.forward import ClientFacts, interim_head_bytes, request_head_bytes, response_head_bytes
 from rollbridge.proxy.framing import Framing, client_framing, request_relay, response_framing, response_relay
-from rollbridge.proxy.head import CHUNKED, BadRequest, HeadReader, RequestHead, parse_request_head
-from rollbridge.proxy.response_head import BadResponse, ResponseHead, find_response_head
+from rollbridge.proxy.head import HeadReader, KnownFields, RequestHead, parse_request_head
+from rollbridge.proxy.request_fields import CHUNKED, BadRequest
+from rollbridge.proxy.response_head import BadResponse, KnownResponses, ResponseHead, find_response_head
 from tests.fuzz import second_reading
 
 LIMIT_BYTES: Final = 65536
@@ -71,9 +73,9 @@ def lowered(fields: list[Field]) -> list[Field]:
 # Request heads.
 
 
-def feed_heads(pieces: list[bytes]) -> tuple[RequestHead, bytes] | int | None:
+def feed_heads(pieces: list[bytes], known: KnownFields | None = None) -> tuple[RequestHead, bytes] | int | None:
     """Head and all bytes after it, the refusal's status, or None for more to come."""
-    reader = HeadReader(LIMIT_BYTES)
+    reader = HeadReader(LIMIT_BYTES, known)
     for number, piece in enumerate(pieces):
         try:
             found = reader.feed(piece)
@@ -89,6 +91,9 @@ def request_heads(data: bytes) -> str:
     """One request head and what follows it."""
     outcome = feed_heads([data])
     assert feed_heads(pieces_of(data)) == outcome
+    known = KnownFields(lambda: None)
+    for pieces in ([data], pieces_of(data), [data], pieces_of(data)):  # met, learned, and remembered twice
+        assert feed_heads(pieces, known) == outcome
     if outcome is None:
         return "incomplete"
     if isinstance(outcome, int):
@@ -102,6 +107,7 @@ def request_heads(data: bytes) -> str:
     check_against_h11(parsed, head_bytes)
     for client in (STRANGER, FRIEND):
         check_forwarded_request(parsed, client)
+    assert feed_heads([data], known) == outcome  # whatever was done with the one that was remembered
     return "head"
 
 
@@ -343,14 +349,14 @@ def second_of(sent: bytes) -> tuple[list[Field], bytes]:
 # Responses.
 
 
-def feed_response(pieces: list[bytes]) -> tuple[ResponseHead, bytes] | str:
+def feed_response(pieces: list[bytes], known: KnownResponses | None = None) -> tuple[ResponseHead, bytes] | str:
     """Head and all bytes after it; or "bad", or "incomplete"."""
     data = b""
     for number, piece in enumerate(pieces):
         scanned = len(data)
         data += piece
         try:
-            found = find_response_head(data, scanned, LIMIT_BYTES)
+            found = find_response_head(data, scanned, LIMIT_BYTES, known)
         except BadResponse:
             return "bad"
         if found is not None:
@@ -362,6 +368,9 @@ def response_heads(data: bytes) -> str:
     """One response head and the start of its body."""
     outcome = feed_response([data])
     assert feed_response(pieces_of(data)) == outcome
+    known = KnownResponses(lambda: None)
+    for pieces in ([data], pieces_of(data), [data], pieces_of(data)):
+        assert feed_response(pieces, known) == outcome
     if isinstance(outcome, str):
         assert outcome == "incomplete" or is_refusable_response(data)
         return outcome
@@ -373,7 +382,20 @@ def response_heads(data: bytes) -> str:
         framing = response_framing(parsed, method == b"HEAD")
         for is_http11 in (True, False):
             check_forwarded_response(parsed, framing, method, is_http11, rest)
+            remembered = feed_response([data], known)
+            assert isinstance(remembered, tuple)
+            check_sent_alike(remembered[0], parsed, framing, is_http11)
     return "head"
+
+
+def check_sent_alike(remembered: ResponseHead, parsed: ResponseHead, framing: Framing, is_http11: bool) -> None:
+    """A head that has been sent in other ways before gives the bytes that it gives the first time."""
+    outgoing = client_framing(framing, is_http11)
+    for will_close in (True, False, True):
+        fresh = dataclasses.replace(parsed, sent={})
+        assert response_head_bytes(remembered, outgoing, is_http11, will_close) == response_head_bytes(
+            fresh, outgoing, is_http11, will_close
+        )
 
 
 def is_refusable_response(data: bytes) -> bool:

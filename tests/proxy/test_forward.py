@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from rollbridge.proxy.fields import Field
 from rollbridge.proxy.forward import ClientFacts, interim_head_bytes, request_head_bytes, response_head_bytes
 from rollbridge.proxy.framing import Framing
-from rollbridge.proxy.head import BadRequest, RequestHead, parse_request_head
+from rollbridge.proxy.head import RequestHead, parse_request_head
+from rollbridge.proxy.request_fields import BadRequest
 from rollbridge.proxy.response_head import ResponseHead, find_response_head
 
 STRANGER = ClientFacts.of(b"203.0.113.9", b"127.0.0.1:8182", b"8182", False)

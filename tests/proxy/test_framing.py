@@ -14,7 +14,7 @@ from rollbridge.proxy.framing import (
     response_framing,
     response_relay,
 )
-from rollbridge.proxy.head import CHUNKED
+from rollbridge.proxy.request_fields import CHUNKED
 from rollbridge.proxy.response_head import ResponseHead, find_response_head
 
 

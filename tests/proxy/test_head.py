@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollbridge.proxy.head import CHUNKED, BadRequest, HeadReader, RequestHead, parse_request_head
+from rollbridge.proxy.head import HeadReader, RequestHead, parse_request_head
+from rollbridge.proxy.request_fields import CHUNKED, BadRequest
 
 HEAD = (
     b"POST /path?query=1 HTTP/1.1\r\nHost: example.org:8080\r\nUser-Agent: a b  c \t\r\nX-Empty:\r\n"

@@ -16,8 +16,11 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from rollbridge.proxy.chunked import BadFraming, ChunkedReader
-from rollbridge.proxy.head import BadRequest, HeadReader
-from rollbridge.proxy.response_head import BadResponse, find_response_head
+from rollbridge.proxy.forward import request_head_bytes
+from rollbridge.proxy.framing import response_framing
+from rollbridge.proxy.head import HeadReader, KnownFields
+from rollbridge.proxy.request_fields import BadRequest
+from rollbridge.proxy.response_head import BadResponse, KnownResponses, find_response_head
 from tests.fuzz import targets
 
 MOSTLY = settings(max_examples=400, deadline=None)
@@ -169,6 +172,44 @@ def cut(data: bytes, cuts: list[int]) -> list[bytes]:
 def test_request_heads_are_read_alike_in_any_packets_and_by_everybody(data: bytes, cuts: list[int]) -> None:
     event(targets.request_heads(data))
     assert targets.feed_heads(cut(data, cuts)) == targets.feed_heads([data])
+
+
+@MOSTLY
+@given(st.lists(st.tuples(requests(), st.lists(SMALL, max_size=5)), min_size=1, max_size=4), st.integers(0, 60))
+def test_request_heads_are_read_alike_whatever_is_remembered(sent: list[tuple[bytes, list[int]]], ageing: int) -> None:
+    """Several clients by turns, all of whose heads go through one memory: nobody gets anything of another's."""
+    known = KnownFields(lambda: None)
+    for turn in range(4):
+        for number, (data, cuts) in enumerate(sent):
+            fresh = targets.feed_heads([data])
+            found = targets.feed_heads(cut(data, cuts), known)
+            assert found == fresh
+            if isinstance(found, tuple) and isinstance(fresh, tuple):
+                for client in (targets.STRANGER, targets.FRIEND):
+                    assert request_head_bytes(found[0], client) == request_head_bytes(fresh[0], client)
+            if ageing == len(sent) * turn + number:
+                known.age()
+    event(f"{len(known)} remembered")
+
+
+@MOSTLY
+@given(st.lists(st.tuples(responses(), st.lists(SMALL, max_size=5)), min_size=1, max_size=4), st.integers(0, 60))
+def test_responses_are_read_and_sent_alike_whatever_is_remembered(
+    sent: list[tuple[bytes, list[int]]], ageing: int
+) -> None:
+    known = KnownResponses(lambda: None)
+    for turn in range(4):
+        for number, (data, cuts) in enumerate(sent):
+            fresh = targets.feed_response([data])
+            found = targets.feed_response(cut(data, cuts), known)
+            assert found == fresh
+            if isinstance(found, tuple) and isinstance(fresh, tuple):
+                framing = response_framing(fresh[0], turn % 2 == 1)
+                for is_http11 in (True, False):
+                    targets.check_sent_alike(found[0], fresh[0], framing, is_http11)
+            if ageing == len(sent) * turn + number:
+                known.age()
+    event(f"{len(known)} remembered")
 
 
 @MOSTLY

@@ -377,3 +377,32 @@ def test_unreachable_applications_are_reported_once_in_a_while(rig: Rig) -> None
     rig.wait_counts("r1", 0)
     rig.wait(lambda: bool(rig.reports("upstream unreachable")))
     assert [report.data["port"] for report in rig.reports("upstream unreachable")] == [port]
+
+
+def test_heads_that_nobody_sends_any_more_are_forgotten(tmp_path: Path) -> None:
+    before = """from rollbridge.proxy import worker
+worker.FORGET_SECONDS = 0.05
+forget = worker.Worker._forget
+def forget_and_tell(self):
+    self.report("held", {"before": len(self.known_requests) + len(self.known_responses)})
+    forget(self)
+    self.report("held", {"after": len(self.known_requests) + len(self.known_responses)})
+worker.Worker._forget = forget_and_tell
+pass"""
+    with Rig(tmp_path, before=before) as rig:
+        app = rig.app()
+        rig.serve(app)
+        client = rig.client()
+        client.get()
+        upstream = app.accept()
+        upstream.read_head()
+        upstream.respond()
+        client.read_response()
+        assert not rig.reports("held")
+        for _ in range(2):
+            client.get()
+            upstream.read_head()
+            upstream.respond()
+            client.read_response()
+        assert rig.wait_message(Report, lambda report: "before" in report.data).data["before"] == 2
+        rig.wait_message(Report, lambda report: report.data == {"after": 0})
