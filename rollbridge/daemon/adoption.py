@@ -7,7 +7,7 @@ what the earlier daemon's last one said; then what was half done is undone or co
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from rollbridge.config.launch import TemplateError
@@ -124,13 +124,15 @@ def _usable(fleet: Fleet, build: Callable[[Config], list[ProcessSpec]]) -> dict[
     return {spec.instance_id: spec for spec in sorted(specs, key=lambda spec: order.index(spec.process.policy))}
 
 
-def _refuse_to_forget(release: Release, records: Iterable[Record], specs: Mapping[str, ProcessSpec]) -> None:
+def _refuse_to_forget(release: Release, records: Sequence[Record], specs: Mapping[str, ProcessSpec]) -> None:
     """Raise DaemonFailed when the active release lives, and nothing that takes its traffic can be taken over.
 
     The first route we send would end that traffic.
     """
-    living = [str(record.get("id")) for record in records if _is_living(record)]
-    if living and not any(name in specs and specs[name].process.policy is Policy.PROXIED for name in living):
+    names = [str(record.get("id")) for record in records]
+    living = [name for name, record in zip(names, records, strict=True) if _is_living(record)]
+    # A proxied process that has died counts too: the configuration knows it, and it is started again.
+    if living and not any(name in specs and specs[name].process.policy is Policy.PROXIED for name in names):
         known = ", ".join(dict.fromkeys(name.rsplit(".", 2)[-2] for name in living if name.count(".") >= 2))
         raise DaemonFailed(
             f"release {release.release_id} runs with {known}, and the configuration does not define its proxied "

@@ -130,6 +130,19 @@ def test_a_web_process_that_died_with_its_daemon_is_started_again(application: A
     application.shutdown()
 
 
+def test_a_web_process_that_died_with_its_daemon_is_started_again_beside_what_lives(application: Application) -> None:
+    application.processes["jobs"] = application.worker()
+    application.release("v1")
+    application.start("v1")
+    web, jobs = application.pid_of("web"), application.pid_of("jobs")
+    kill_daemon(application)
+    kill_and_wait(web)
+    application.start_daemon()
+    assert application.serving()[0] == "v1"
+    assert application.pid_of("jobs") == jobs
+    application.shutdown()
+
+
 def test_a_daemon_that_cannot_start_leaves_what_runs_as_it_is(application: Application) -> None:
     application.release("v1")
     application.release("v2", exit_code=3)
