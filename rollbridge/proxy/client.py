@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 AHEAD_BYTES: Final = 64 * 1024
 # A client that has announced a body and sends none of it for so long is given up: 408.
 BODY_STALL_SECONDS: Final = 60.0
+# One that waits for 100 Continue may wait longer, as the application may have to think; but not for ever (RFC 9110,
+# section 10.1.1): most applications say 100 only when they want to read, and some never do.
+EXPECT_STALL_SECONDS: Final = 300.0
 # After a last answer the client's bytes are read and thrown away for so long and so many at most: closing with unread
 # bytes resets the connection, and the client would lose the answer that tells it why.
 LINGER_SECONDS: Final = 5.0
@@ -85,11 +88,12 @@ class Client(Stream):
         if found is None:
             if self.has_ended:
                 self._ended_between_requests()
-            elif was_waiting:
-                self.loop.deadlines.set(self, self.loop.now + self.worker.settings.head_timeout_seconds)
+            elif was_waiting and not self.out:
+                self._await_head()
             return
         head, self.buffer = found
-        self.deadline = NEVER
+        if not self.out:
+            self.deadline = NEVER
         self.worker.requests_total += 1
         exchange = self.exchange = self.worker.exchange_class(self, head)
         self.worker.dispatcher.dispatch(exchange)
@@ -216,7 +220,10 @@ class Client(Stream):
         elif self.buffer:
             self.loop.after_turn(self._read_next)
         elif not self.out:
-            self._await_request()
+            if self._reader.buffer:
+                self._await_head()
+            else:
+                self._await_request()
 
     def write_blocked(self) -> None:
         self.loop.deadlines.set(self, self.loop.now + WRITE_STALL_SECONDS)
@@ -235,19 +242,20 @@ class Client(Stream):
         self.buffer = rest
 
     def body_expected(self, *, is_patient: bool) -> None:
-        """The client has to send more, within a time unless ``is_patient``."""
-        if is_patient:
-            self.deadline = NEVER
-        else:
-            self.loop.deadlines.set(self, self.loop.now + BODY_STALL_SECONDS)
+        """The client has to send more, within a time that is longer when ``is_patient``."""
+        if not self.has_unsent:
+            seconds = EXPECT_STALL_SECONDS if is_patient else BODY_STALL_SECONDS
+            self.loop.deadlines.set(self, self.loop.now + seconds)
         if not self._mask & READ:
             self.resume_reading_if_wanted()
 
     def body_paused(self) -> None:
-        self.deadline = NEVER
+        if not self.has_unsent:
+            self.deadline = NEVER
 
     def body_done(self) -> None:
-        self.deadline = NEVER
+        if not self.has_unsent:
+            self.deadline = NEVER
         if not self._mask & READ:
             self.resume_reading_if_wanted()
 
@@ -255,7 +263,11 @@ class Client(Stream):
         if self.is_open and not self.has_ended and len(self.buffer) <= AHEAD_BYTES:
             self.resume_reading()
 
-    # Time, and the end.
+    # Time, and the end. There is one deadline. While something waits to be taken by the client it is the one for that:
+    # a client that reads nothing cannot put it off by what it sends.
+
+    def _await_head(self) -> None:
+        self.loop.deadlines.set(self, self.loop.now + self.worker.settings.head_timeout_seconds)
 
     def _await_request(self) -> None:
         deadline = self.loop.now + self.worker.settings.idle_timeout_seconds

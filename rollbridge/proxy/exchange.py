@@ -135,7 +135,8 @@ class Exchange:
     def _watch_request(self) -> None:
         """The client must go on sending, unless it has sent all or we are the ones who wait."""
         client = self.client
-        if self.request_body is None:
+        body = self.request_body
+        if body is None:
             client.body_done()
             self._expect_response()
         elif client.has_ended:
@@ -145,7 +146,12 @@ class Exchange:
             client.body_paused()
             self._expect_response()
         else:
-            client.body_expected(is_patient=self.head.expects_continue and not self._has_response_bytes)
+            is_patient = self.head.expects_continue and not self._has_response_bytes and not body.reader.passed
+            client.body_expected(is_patient=is_patient)
+            if is_patient:
+                self._expect_response()
+            elif self.head.expects_continue and self._upstream is not None:
+                self._upstream.deadline = NEVER
 
     def _request_moved(self) -> None:
         """Some of the request's body has gone through a pipe."""
@@ -283,6 +289,8 @@ class Exchange:
     def client_drained(self) -> None:
         if self._upstream is not None and not self._upstream.is_reading:
             self._upstream.resume_reading()
+        if self.request_body is not None and self.client.is_reading:
+            self._watch_request()  # it takes what we send: now its own sending counts again
 
     def response_ended(self) -> None:
         """The application has closed its side."""

@@ -79,6 +79,8 @@ class Loop:
 
     def _expire(self) -> None:
         for item in self.deadlines.take_due(self.now):
+            if item.deadline != NEVER:
+                continue  # one that expired before it in this turn has given it more time: an answer is on its way
             try:
                 item.expired()
             except Exception as error:
