@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from rollbridge.proxy.chunked import ChunkedReader
+from rollbridge.proxy.framing import LengthReader
 from rollbridge.proxy.messages import (
     Ack,
     Counts,
@@ -96,6 +97,15 @@ class Peer:
             self.buffer = b""
         self.buffer = reader.rest
         return payload, reader.trailers
+
+    def body(self, is_chunked: bool, length: int) -> Iterator[bytes]:
+        """The payload of a body piece by piece, none of it kept; ``length`` counts when it is not chunked."""
+        reader = ChunkedReader() if is_chunked else LengthReader(length)
+        while not reader.is_done:
+            data = self.buffer or self.more()
+            self.buffer = b""
+            yield reader.feed(data)
+        self.buffer = reader.rest
 
     def read_to_end(self) -> bytes:
         """Everything up to the end of the connection; ConnectionResetError when it ends by RST."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import threading
+import zlib
 
 import pytest
 
@@ -507,15 +509,23 @@ def test_events_are_passed_on_as_they_come(rig: Rig) -> None:
     assert client.read(5) == b"0\r\n\r\n"
 
 
-def send_until_stuck(peer: Peer, size: int) -> int:
-    """Send a pattern of up to ``size`` bytes; return how many went before nothing moved for a while."""
+def send_until_stuck(peer: Peer, piece: bytes, times: int) -> int:
+    """Send ``piece`` up to so many times; return how many bytes went before nothing moved for a while."""
     peer.sock.settimeout(0.3)
     sent = 0
     with pytest.raises(TimeoutError):
-        while sent < size:
-            sent += peer.sock.send(PATTERN[sent % 256 :])
+        while sent < times * len(piece):
+            sent += peer.sock.send(memoryview(piece)[sent % len(piece) :])
     peer.sock.settimeout(10)
     return sent
+
+
+def send_rest(peer: Peer, piece: bytes, times: int, sent: int, end: bytes = b"") -> None:
+    """Send what ``send_until_stuck`` has not sent, and ``end``."""
+    peer.send(piece[sent % len(piece) :])
+    for _ in range(times - sent // len(piece) - 1):
+        peer.send(piece)
+    peer.send(end)
 
 
 PATTERN = bytes(range(256)) * 256
@@ -531,10 +541,9 @@ def test_a_slow_reader_stops_the_application_and_gets_every_byte(rig: Rig) -> No
     upstream.read_head()
     upstream.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
     before = rig.rss_bytes()
-    sent = send_until_stuck(upstream, size)
+    sent = send_until_stuck(upstream, PATTERN, size // len(PATTERN))
     assert rig.rss_bytes() - before < 4 * 1024 * 1024
-    rest = (PATTERN[sent % 256 :] + PATTERN * (size // len(PATTERN)))[: size - sent]
-    sender = threading.Thread(target=upstream.send, args=(rest,))
+    sender = threading.Thread(target=send_rest, args=(upstream, PATTERN, size // len(PATTERN), sent))
     sender.start()
     client.read_head()
     received, correct = 0, True
@@ -549,24 +558,32 @@ def test_a_slow_reader_stops_the_application_and_gets_every_byte(rig: Rig) -> No
     assert rig.rss_bytes() - before < 4 * 1024 * 1024
 
 
-def test_an_application_that_does_not_read_stops_the_upload(rig: Rig) -> None:
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_an_application_that_does_not_read_stops_the_upload(rig: Rig, is_chunked: bool) -> None:
+    """200 MB: the client has to wait, little of it is in memory, and all of it arrives when the application reads."""
     app = rig.app()
     rig.serve(app)
-    size = 64 * 1024 * 1024
-    client = rig.client(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size)
-    upstream = app.accept()
+    chunk = (b"%x\r\n%b\r\n" % (len(PATTERN), PATTERN)) if is_chunked else PATTERN
+    chunks = -(-200_000_000 // len(PATTERN))
+    framing = b"Transfer-Encoding: chunked" if is_chunked else b"Content-Length: %d" % (chunks * len(PATTERN))
+    end = b"0\r\n\r\n" if is_chunked else b""
     before = rig.rss_bytes()
-    sent = send_until_stuck(client, size)
-    assert rig.rss_bytes() - before < 4 * 1024 * 1024
-    sender = threading.Thread(target=client.send, args=(bytes(size - sent),))
+    client = rig.client(b"PUT / HTTP/1.1\r\nHost: a\r\n%b\r\n\r\n" % framing)
+    upstream = app.accept()
+    stuck = send_until_stuck(client, chunk, chunks)
+    assert stuck < 100_000_000  # it is in the buffers of the kernel, whose size is the machine's business
+    assert rig.rss_bytes() - before < 2 * 1024 * 1024
+    sender = threading.Thread(target=send_rest, args=(client, chunk, chunks, stuck, end))
     sender.start()
     upstream.read_head()
-    received = 0
-    while received < size:
-        received += len(upstream.buffer or upstream.more())
-        upstream.buffer = b""
+    read, size = zlib.crc32(b""), 0
+    for data in upstream.body(is_chunked, chunks * len(PATTERN)):
+        read = zlib.crc32(data, read)
+        size += len(data)
     sender.join()
-    assert received == size
+    assert size == chunks * len(PATTERN)
+    assert read == functools.reduce(lambda crc, _: zlib.crc32(PATTERN, crc), range(chunks), zlib.crc32(b""))
+    assert rig.rss_bytes() - before < 2 * 1024 * 1024
     upstream.respond(b"thanks")
     assert client.read_response()[2] == b"thanks"
 
