@@ -100,6 +100,8 @@ class WorkerLink:
     def _take(self, message: Message) -> None:
         match message:
             case Ack(generation):
+                if not self.acknowledged:
+                    self._record("worker serving", {"worker": self.index, "pid": self.identity.pid})
                 self.acknowledged = max(self.acknowledged, generation)
             case Counts():
                 self._counts = message
