@@ -45,6 +45,8 @@ def clean_up(args: argparse.Namespace, settings: ClientSettings) -> int:
     if status is not None:
         _check_daemon(status, config)
     known = read_state(settings.state_path)
+    if known.is_newer:
+        raise CliError(f"{known.complaint}. {_NOTHING_STOPPED}", REFUSED)
     orphans = survey(known, settings.runtime_dir) if status is None else []
     if orphans and _was_serving(known):
         return _say_nothing_to_do(

@@ -20,7 +20,7 @@ from rollbridge.process.identity import read_boot_id
 from rollbridge.takeover.backoff import HealRecord, clear_record, failed, read_record, wait_seconds, write_record
 from rollbridge.takeover.healing import Need, active_processes, has_given_up, need_of, returnable
 from rollbridge.takeover.presence import STUCK_SECONDS, Observation, Presence, advice, judge, observe
-from rollbridge.takeover.survey import KnownState, is_in_memory, read_state
+from rollbridge.takeover.survey import KnownState, is_in_memory, read_state, survey
 
 if TYPE_CHECKING:
     from rollbridge.config.reach import ClientSettings
@@ -45,12 +45,15 @@ class _Healing:
         self.settings = settings
         self.record: HealRecord = read_record(settings.runtime_dir, read_boot_id())
         self.did: list[str] = []
+        self.complaint = ""  # what was wrong with the state file that a daemon was started on
 
     def run(self) -> int:
         seen = observe(self.settings)
         presence = judge(seen)
         if presence is Presence.NONE:
             known = read_state(self.settings.state_path)
+            if known.is_newer:
+                self._give_up(f"{known.complaint}. {self._standing()}", "", exit_code=REFUSED)
             if not self._is_daemon_wanted(known):
                 return DONE
             self._start(known)
@@ -76,7 +79,7 @@ class _Healing:
             at = known.state.get("written_at")
             self._finish("down", f"shut down by command ({at}), so it stays down until the next deploy.")
             return False
-        if not known.is_there:
+        if not known.is_there and not survey(known, self.settings.runtime_dir):
             if is_in_memory(os.path.dirname(path)):  # noqa: PTH120
                 self._give_up(
                     f"there is no state file {path}, and it would be in memory: after a reboot nobody knows which "
@@ -108,12 +111,8 @@ class _Healing:
         pid = running.answer.get("pid")
         self.did.append(f"daemon started (pid {pid})" if running.is_started else f"daemon runs (pid {pid})")
         if known.complaint:
-            self._give_up(
-                f"the daemon was started (pid {pid}), but {known.complaint}. It is kept aside. What ran before is "
-                f"listed by `rollbridge recover` as long as it lives; deploy the release again.",
-                circumstances,
-                is_counted=True,
-            )
+            self.complaint = known.complaint
+            self.did.append(known.complaint)
 
     def _bring_release_back(self) -> int:
         known = read_state(self.settings.state_path)
@@ -125,6 +124,13 @@ class _Healing:
                 assert last is not None
                 self._deploy(client, status, last)
                 status = _status(client)
+        if self.complaint and not status.get("active_release_id"):
+            self._give_up(
+                f"the daemon was started, but {self.complaint}. It is kept aside. What ran before is listed by "
+                f"`rollbridge recover` as long as it lives; deploy the release again.",
+                self._circumstances(last),
+                is_counted=True,
+            )
         if need is not Need.WAIT:
             clear_record(self.settings.runtime_dir)
         if not self.did:
@@ -185,13 +191,20 @@ class _Healing:
             {"failures": self.record.failures, "retry_seconds": round(seconds)},
         )
 
-    def _give_up(self, message: str, circumstances: str, data: object = None, is_counted: bool = False) -> NoReturn:
+    def _give_up(
+        self,
+        message: str,
+        circumstances: str,
+        data: object = None,
+        is_counted: bool = False,
+        exit_code: int = FAILED,
+    ) -> NoReturn:
         """Remember the failure and raise CliError; told once with ``--quiet``, until it is tried again."""
         if not is_counted:
             self._hold_back(circumstances)
             self.record = failed(self.record, message, circumstances, _now())
         write_record(self.settings.runtime_dir, _with_reason(self.record, message))
-        raise CliError(message, FAILED, data if isinstance(data, dict) else {})
+        raise CliError(message, exit_code, data if isinstance(data, dict) else {})
 
     def _standing(self) -> str:
         if has_worker(self.settings.runtime_dir):

@@ -285,6 +285,8 @@ def _verdict(settings: ClientSettings) -> tuple[bool, str, str]:
         return verdict.is_ok, verdict.text, presence.value
     if presence is Presence.NONE and known.recorded.intent is Intent.DOWN:
         return False, f"no daemon runs: it was shut down by command ({known.state.get('written_at')})", "down"
+    if presence is Presence.NONE and known.is_newer:
+        return False, f"no daemon runs, and {known.complaint}", presence.value
     return False, advice(presence, seen, settings.control.path), presence.value
 
 
@@ -307,6 +309,8 @@ def _force(args: argparse.Namespace, settings: ClientSettings) -> int:
         ) from error
     try:
         known = read_state(settings.state_path)
+        if known.is_newer:
+            raise CliError(f"{known.complaint}. Run `recover --force` of that version. Nothing was stopped.", REFUSED)
         if known.complaint:
             print_note(f"rollbridge: {known.complaint}. Stopped is what is known without it.")
         orphans = survey(known, settings.runtime_dir)

@@ -14,10 +14,10 @@ from rollbridge.config.launch import TemplateError
 from rollbridge.config.model import Config, Policy
 from rollbridge.daemon.errors import DaemonFailed
 from rollbridge.daemon.intent import intent_at_start
-from rollbridge.daemon.recorded import Record, RecordedRelease, RecordedState
+from rollbridge.daemon.recorded import Record, RecordedRelease, RecordedState, state_after
 from rollbridge.daemon.supervisor import Supervisor
-from rollbridge.process.identity import ProcessIdentity, is_alive
 from rollbridge.process.managed import ManagedProcess, ProcessSpec, ProcessState, StartFailed, StartReason
+from rollbridge.process.recognition import is_living
 from rollbridge.release.fleet import Fleet
 from rollbridge.release.release import Release
 from rollbridge.release.retire import prune, retire_in_background
@@ -33,17 +33,6 @@ class Adopted:
     gone: list[str] = field(default_factory=list)
     unfinished: list[Release] = field(default_factory=list)
     release_ids: dict[str, str] = field(default_factory=dict)  # instance id to the release whose definition it runs
-
-
-def state_after(recorded: ReleaseState, is_same_boot: bool) -> ReleaseState:
-    """Return what a recorded release is now: the same, unless a reboot has ended all that ran.
-
-    In the same boot even one without a living process keeps its state: what is missing of the active release is
-    started again, and what the others left behind is stopped as it would have been.
-    """
-    if is_same_boot or recorded in (ReleaseState.STOPPED, ReleaseState.FAILED):
-        return recorded
-    return ReleaseState.FAILED if recorded is ReleaseState.STARTING else ReleaseState.STOPPED
 
 
 def take_over(supervisor: Supervisor, recorded: RecordedState) -> Adopted:
@@ -130,7 +119,7 @@ def _refuse_to_forget(release: Release, records: Sequence[Record], specs: Mappin
     The first route we send would end that traffic.
     """
     names = [str(record.get("id")) for record in records]
-    living = [name for name, record in zip(names, records, strict=True) if _is_living(record)]
+    living = [name for name, record in zip(names, records, strict=True) if is_living(record)]
     # A proxied process that has died counts too: the configuration knows it, and it is started again.
     if living and not any(name in specs and specs[name].process.policy is Policy.PROXIED for name in names):
         known = ", ".join(dict.fromkeys(name.rsplit(".", 2)[-2] for name in living if name.count(".") >= 2))
@@ -140,12 +129,6 @@ def _refuse_to_forget(release: Release, records: Sequence[Record], specs: Mappin
             f"rename the process only when it is shut down",
             4,
         )
-
-
-def _is_living(record: Record) -> bool:
-    pid, ticks, boot_id = record.get("pid"), record.get("start_ticks"), record.get("boot_id")
-    is_complete = isinstance(pid, int) and isinstance(ticks, int) and isinstance(boot_id, str)
-    return is_complete and is_alive(ProcessIdentity(pid, ticks, boot_id))  # type: ignore[arg-type]  # just looked at
 
 
 def _adopt(

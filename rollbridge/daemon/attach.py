@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import signal
 import socket
@@ -31,6 +32,8 @@ class AttachedWorker:
     socket_path: str
     link: socket.socket
     generation: int  # of the last route it acknowledged
+    active: str | None  # key of the release that this route sends new requests to
+    routed: frozenset[str]  # keys of all releases that it knows
     greeting: bytes  # what it said so far, its Welcome first
 
 
@@ -59,8 +62,9 @@ def attach_workers(
         try:
             worker, passed = _greet(one, identity)
         except (OSError, BadMessage) as error:
-            record("worker killed: no answer", {"worker": one.index, "pid": one.pid, "error": str(error)})
-            _kill(identity)
+            if _is_worker_at(one.pid, one.socket_path):
+                record("worker killed: no answer", {"worker": one.index, "pid": one.pid, "error": str(error)})
+                _kill(identity)
             continue
         workers.append(worker)
         if listener is None:
@@ -68,6 +72,15 @@ def attach_workers(
         elif passed is not None:
             passed.close()
     return Attachment(tuple(workers), listener)
+
+
+def _is_worker_at(pid: int, socket_path: str) -> bool:
+    """Whether ``pid`` was started as the worker of that socket; the state file alone must not get anybody killed."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return b"--socket=" + os.fsencode(socket_path) in words
 
 
 def _kill(identity: ProcessIdentity) -> None:
@@ -141,4 +154,14 @@ def _greet(one: RecordedWorker, identity: ProcessIdentity) -> tuple[AttachedWork
         link.close()
         raise BadMessage(f"it greeted with {type(welcome).__name__}")
     link.setblocking(False)
-    return AttachedWorker(one.index, identity, one.socket_path, link, welcome.generation, data), passed
+    worker = AttachedWorker(
+        index=one.index,
+        identity=identity,
+        socket_path=one.socket_path,
+        link=link,
+        generation=welcome.generation,
+        active=welcome.active,
+        routed=frozenset(welcome.counts.releases),
+        greeting=data,
+    )
+    return worker, passed

@@ -31,8 +31,9 @@ from rollbridge.daemon.options import DaemonOptions
 from rollbridge.daemon.pid_file import pid_file
 from rollbridge.daemon.recorded import RecordedState, read_recorded
 from rollbridge.daemon.runtime_dir import RuntimeDirError, prepare_runtime_dir
+from rollbridge.daemon.search import find_again
 from rollbridge.daemon.service_manager import ServiceManager, failure_told
-from rollbridge.daemon.state_file import load_state
+from rollbridge.daemon.state_file import StateNewer, load_state
 from rollbridge.daemon.supervisor import Machinery, Supervisor
 from rollbridge.daemon.workers import WorkerPool, worker_count, worker_settings
 from rollbridge.process.clock import SystemClock
@@ -97,6 +98,11 @@ def _held(config: Config, events: EventLog, environ: Mapping[str, str]) -> Itera
         raise DaemonFailed(f"preparing {error.filename}: {error.strerror}") from error
     try:
         loaded = load_state(config.state_path)
+    except StateNewer as error:
+        raise DaemonFailed(
+            f"{error}. Use that version or a newer one; or shut down with it, and move the file away to start empty",
+            _REFUSED,
+        ) from error
     except OSError as error:
         raise DaemonFailed(
             f"state file {config.state_path} cannot be read ({error.strerror}): what runs would be lost track of. "
@@ -112,6 +118,8 @@ def _held(config: Config, events: EventLog, environ: Mapping[str, str]) -> Itera
             f"{config.proxy.port}: set proxy.port back, start the daemon, and shut it down before you change the port",
             _REFUSED,
         )
+    if not loaded.is_whole:
+        recorded = find_again(recorded, config, workers, events.record)
     with listener:
         yield Held(config, events, lock, recorded, workers, listener)
 

@@ -79,6 +79,17 @@ def read_recorded(state: Record) -> RecordedState:
     )
 
 
+def state_after(recorded: ReleaseState, is_same_boot: bool) -> ReleaseState:
+    """Return what a recorded release is now: the same, unless a reboot has ended all that ran.
+
+    In the same boot even one without a living process keeps its state: what is missing of the active release is
+    started again, and what the others left behind is stopped as it would have been.
+    """
+    if is_same_boot or recorded in (ReleaseState.STOPPED, ReleaseState.FAILED):
+        return recorded
+    return ReleaseState.FAILED if recorded is ReleaseState.STARTING else ReleaseState.STOPPED
+
+
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 

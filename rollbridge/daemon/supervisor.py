@@ -21,11 +21,11 @@ from rollbridge.daemon.snapshot import Document, bootstrap_status, fleet_state, 
 from rollbridge.daemon.state_file import State, encode_state, write_state
 from rollbridge.daemon.workers import WorkerPool, worker_settings
 from rollbridge.process.clock import SystemClock
-from rollbridge.process.identity import ProcessIdentity, is_alive
 from rollbridge.process.linux import trim_heap
 from rollbridge.process.managed import ManagedProcess, ProcessSpec
 from rollbridge.process.output import OutputFollower
 from rollbridge.process.reaper import Reaper
+from rollbridge.process.recognition import is_living
 from rollbridge.process.table import scan_processes
 from rollbridge.release.fleet import Fleet, Surroundings
 from rollbridge.release.operations import begin_ending, kill_everything, stop_everything
@@ -70,7 +70,7 @@ class Supervisor:
         self._environ = environ
         self._save_handle: asyncio.TimerHandle | None = None
         self._is_final = False
-        self._save_is_failing = False
+        self._save_error: str | None = None  # why the state file could not be written last
         self._shutdown: asyncio.Task[None] | None = None
         self._signals = 0
         self.fleet = Fleet(
@@ -119,13 +119,12 @@ class Supervisor:
 
     def keep_orphan(self, record: Mapping[str, object], why: str) -> None:
         """Keep account of a recorded process that lives and that nothing here manages; forget it once it is gone."""
-        pid, ticks, boot_id = record.get("pid"), record.get("start_ticks"), record.get("boot_id")
-        if not (isinstance(pid, int) and isinstance(ticks, int) and isinstance(boot_id, str)):
-            return
-        if is_alive(ProcessIdentity(pid, ticks, boot_id)):
-            kept = {key: record.get(key) for key in ("id", "release_id", "instance")}
-            self.orphans.append({**kept, "pid": pid, "start_ticks": ticks, "boot_id": boot_id})
-            self.machinery.events.record("orphan found", {"process": record.get("id"), "pid": pid, "why": why})
+        if is_living(record):
+            kept = ("id", "release_id", "instance", "pid", "start_ticks", "boot_id")
+            self.orphans.append({key: record.get(key) for key in kept})
+            self.machinery.events.record(
+                "orphan found", {"process": record.get("id"), "pid": record.get("pid"), "why": why}
+            )
 
     def known_instances(self) -> set[str]:
         """Return the ids of all processes that are managed, or at least kept account of."""
@@ -152,6 +151,7 @@ class Supervisor:
             "proxy": proxy_status(config, self.machinery.pool),
             "control": {"path": config.control.path},
             "state_path": config.state_path,
+            "state_error": self._save_error,
             "orphans": [dict(orphan) for orphan in self.orphans],
             **fleet_status(self.fleet, self.machinery.pool, scan_processes()),
         }
@@ -176,7 +176,7 @@ class Supervisor:
         self._schedule_save(_SAVE_EVERY_SECONDS if self.save_now() else _SAVE_RETRY_SECONDS)
 
     def save_now(self) -> bool:
-        """Write the state file; return whether that went well. A failure is an event, once."""
+        """Write the state file; return whether that went well. A failure is an event, once, and so is its end."""
         self.intent = intent_now(self.intent, self.fleet.active is not None)
         state: State = {
             "application": self.fleet.config.application,
@@ -192,11 +192,13 @@ class Supervisor:
         try:
             write_state(path, encode_state(state, self.machinery.events.encoded()))
         except OSError as error:
-            if not self._save_is_failing:
-                self._save_is_failing = True
+            if self._save_error is None:
                 self.machinery.events.record("state file not written", {"path": path, "error": str(error)})
+            self._save_error = error.strerror or str(error)
             return False
-        self._save_is_failing = False
+        if self._save_error is not None:
+            self._save_error = None
+            self.machinery.events.record("state file written again", {"path": path})
         return True
 
     # The end

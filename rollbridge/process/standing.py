@@ -13,6 +13,7 @@ from rollbridge.process.identity import is_alive
 from rollbridge.process.memory_watch import SHARED_LOOK_SECONDS, MemoryWatch
 from rollbridge.process.output import LogLine, OutputFollower, ProcessOutput
 from rollbridge.process.reaper import Reaper
+from rollbridge.process.recognition import is_stranger
 from rollbridge.process.records import ProcessRecord, encode_record
 from rollbridge.process.restart import RestartHistory
 from rollbridge.process.run import Counters, ProcessSpec, ProcessState, Run, StartReason
@@ -168,6 +169,9 @@ class Standing:
             self._last_exit = ExitStatus(found.exit_code, found.exit_signal)
         if found.boot_id == self._reaper.boot_id:
             self._history = RestartHistory(found.restart_times)
+        seen = self._reaper.table(SHARED_LOOK_SECONDS)
+        if found.identity is not None and is_stranger(seen, found.identity, found.token):
+            found = replace(found, identity=None)
         if found.identity is None and found.token is not None and found.boot_id == self._reaper.boot_id:
             found = replace(found, identity=find_leader(self._reaper.table(), found.token))
         if found.identity is None or found.token is None or found.identity.boot_id != self._reaper.boot_id:

@@ -83,6 +83,17 @@ def scan_processes() -> ProcessTable:
     return ProcessTable(rows, read_boot_id())
 
 
+def read_environment(pid: int) -> dict[str, str]:
+    """The environment ``pid`` was started with; empty when it is gone, or another user's."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            data = file.read()
+    except OSError:
+        return {}
+    pairs = (os.fsdecode(entry).partition("=") for entry in data.split(b"\0"))
+    return {name: value for name, equals, value in pairs if equals}
+
+
 def read_environment_value(pid: int, variable: str) -> str | None:
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:

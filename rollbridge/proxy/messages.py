@@ -106,7 +106,8 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """Worker: answers Hello. ``generation`` is the last route it acknowledged, 0 when it has none yet."""
+    """Worker: answers Hello. ``generation`` is the last route it acknowledged, 0 when it has none yet; ``active`` is
+    the release that this route sends new requests to."""
 
     protocol: int
     pid: int
@@ -114,6 +115,7 @@ class Welcome:
     generation: int
     counts: Counts
     version: str
+    active: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +270,7 @@ def _read_welcome(fields: _Fields) -> Welcome:
         generation=fields.count("generation"),
         counts=_read_counts(_Fields(fields.mapping("counts"), "counts")),
         version=fields.text("version"),
+        active=fields.optional_text("active"),
     )
 
 

@@ -191,8 +191,9 @@ class Worker:
             link.is_ours = True
             if former is not None:
                 former.close()
+        route = self.dispatcher.route
         welcome = Welcome(
-            PROTOCOL, os.getpid(), self.index, self.dispatcher.route.generation, self._counts(), __version__
+            PROTOCOL, os.getpid(), self.index, route.generation, self._counts(), __version__, route.active
         )
         if hello.want_listener:
             link.send_with_listener(welcome, self._acceptor.listener)

@@ -11,7 +11,7 @@ from typing import Final
 from rollbridge.config.model import Config, ProcessConfig
 from rollbridge.daemon.events import KEPT_EVENTS
 from rollbridge.daemon.intent import Intent
-from rollbridge.daemon.state_file import State, encode_state, write_state
+from rollbridge.daemon.state_file import State, encode_state, load_state, write_state
 from rollbridge.release.states import ReleaseState
 from rollbridge.takeover.ending import Survivor, Target, end_trees
 from rollbridge.takeover.orphans import Orphan, Suspect
@@ -122,7 +122,11 @@ def _ended(release: Mapping[str, object]) -> dict[str, object]:
 
 
 def write_after_force(known: KnownState, orphans: Sequence[Orphan], survivors: Sequence[Survivor], at: str) -> None:
-    """Write ``state_after_force``; a file that cannot be used is left for whoever repairs it. Raises OSError."""
-    if known.complaint or not (known.is_there or survivors):
+    """Write ``state_after_force``; a file that cannot be used is left for whoever repairs it, or put aside when the
+    one before it was used. Raises OSError."""
+    is_lost = known.complaint and not known.state
+    if is_lost or not (known.is_there or survivors):
         return
+    if known.complaint:
+        load_state(known.path)
     write_state(known.path, encode_state(state_after_force(known.state, orphans, survivors, at)))

@@ -79,6 +79,9 @@ def check(status: Document, intent: Intent) -> Check:
     if broken:
         names = ", ".join(str(process.get("id")) for process in broken)
         return Check(False, f"release {active} is active, but failed: {names} (daemon pid {pid})")
+    if status.get("state_error"):
+        text = f"release {active} serves, but state file {status.get('state_path')} cannot be written"
+        return Check(False, f"{text}: {status['state_error']} (daemon pid {pid})")
     orphans = _dicts(status.get("orphans"))
     if orphans:
         names = ", ".join(f"{orphan.get('id')} (pid {orphan.get('pid')})" for orphan in orphans)

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from rollbridge.daemon.recorded import Record, RecordedState, RecordedWorker
 from rollbridge.process.identity import ProcessIdentity
+from rollbridge.process.marked import find_marked
+from rollbridge.process.recognition import is_stranger
 from rollbridge.process.records import decode_record
 from rollbridge.process.table import ProcessRow, ProcessTable
-from rollbridge.process.tree import INSTANCE_VARIABLE, Instance, find_leader, find_members
+from rollbridge.process.tree import Instance, find_leader, find_members
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,8 @@ def list_suspects(recorded: RecordedState, table: ProcessTable) -> list[Suspect]
     records: list[Record] = [record for release in recorded.releases for record in release.processes]
     records += [*recorded.services, *recorded.singletons, *recorded.orphans]
     found = [suspect for record in records if (suspect := _suspect(record, table)) is not None]
-    return [*found, *worker_suspects(recorded.workers, recorded.boot_id)]
+    workers = worker_suspects(recorded.workers, recorded.boot_id)
+    return [*found, *(worker for worker in workers if not is_stranger(table, worker.instance.leader, None))]
 
 
 def worker_suspects(workers: Iterable[RecordedWorker], boot_id: str) -> list[Suspect]:
@@ -75,6 +78,8 @@ def _suspect(record: Record, table: ProcessTable) -> Suspect | None:
         return None
     token = found.token or ""
     leader = found.identity
+    if leader is not None and is_stranger(table, leader, found.token):
+        leader = None
     if leader is None and token and found.boot_id == table.boot_id:
         leader = find_leader(table, token)  # a start that was written down and not completed
     if leader is None or leader.boot_id != table.boot_id:
@@ -82,22 +87,22 @@ def _suspect(record: Record, table: ProcessTable) -> Suspect | None:
     return Suspect(found.instance_id, found.release_id, Instance(leader, token, is_adopted=bool(token)))
 
 
-def unrecorded_suspects(table: ProcessTable, known: Iterable[Suspect], is_ours: Callable[[int], bool]) -> list[Suspect]:
+def unrecorded_suspects(
+    table: ProcessTable, known: Iterable[Suspect], output_of: Callable[[int], str], release_of: Callable[[int], str]
+) -> list[Suspect]:
     """Return starts that no state tells of: the file was lost, or written before they began.
 
-    A mark alone is no proof, since environments are copied, and another application's processes carry marks too:
-    ``is_ours`` must tell of one process of the start that it writes to an output file of this runtime directory.
+    ``output_of`` names the output file of this runtime directory that a pid writes to, ``release_of`` its release.
     """
     tokens = {suspect.instance.token for suspect in known}
-    found: dict[str, Suspect] = {}
-    for row in table.rows.values():
-        token = table.mark(row.pid, INSTANCE_VARIABLE)
-        if not token or token in tokens or token in found or not is_ours(row.pid):
-            continue
-        leader = find_leader(table, token)
-        if leader is not None:
-            found[token] = Suspect("", "", Instance(leader, token, is_adopted=True))
-    return list(found.values())
+    return [
+        Suspect(
+            f"{one.instance_id} (not recorded)",
+            release_of(one.leader.pid),
+            Instance(one.leader, one.token, is_adopted=True),
+        )
+        for one in find_marked(table, tokens, output_of)
+    ]
 
 
 def find_orphans(

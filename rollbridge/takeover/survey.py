@@ -9,12 +9,12 @@ from typing import Final
 
 from rollbridge.daemon.attach import unrecorded_workers
 from rollbridge.daemon.recorded import RecordedState, read_recorded
-from rollbridge.daemon.state_file import State, StateUnusable, decode_state
+from rollbridge.daemon.state_file import State, StateNewer, read_state_file
 from rollbridge.process.identity import read_boot_id, read_ticks_now
-from rollbridge.process.table import ProcessTable, read_command, read_environment_value, scan_processes
+from rollbridge.process.marked import output_in
+from rollbridge.process.table import read_command, read_environment_value, scan_processes
 from rollbridge.takeover.orphans import (
     Orphan,
-    Suspect,
     find_orphans,
     list_suspects,
     unrecorded_suspects,
@@ -23,34 +23,33 @@ from rollbridge.takeover.orphans import (
 
 # File systems in memory: what lies there is gone after a reboot.
 _IN_MEMORY: Final = ("tmpfs", "ramfs")
-_GONE: Final = " (deleted)"
 
 
 @dataclass(frozen=True, slots=True)
 class KnownState:
-    """The state file. ``complaint`` is why it cannot be used, empty when it can, or when there is none."""
+    """The state file. ``complaint`` is why it cannot be used, empty when it can, or when there is none.
+
+    With a complaint, ``state`` is that of the file before it, or empty.
+    """
 
     path: str
     state: State
     recorded: RecordedState
     is_there: bool
     complaint: str = ""
+    is_newer: bool = False  # whole, but only a newer rollbridge can tell what it says
 
 
 def read_state(path: str) -> KnownState:
-    """Read the state file and leave it as it is, whatever it is."""
-    nothing = read_recorded({})
+    """Read the state file, or the one before it when it is damaged, and leave both as they are."""
     try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
-        return KnownState(path, {}, nothing, is_there=False)
+        loaded = read_state_file(path)
     except OSError as error:
-        return KnownState(path, {}, nothing, True, f"state file {path} cannot be read: {error.strerror}")
-    try:
-        state = decode_state(data)
-    except StateUnusable as error:
-        return KnownState(path, {}, nothing, True, f"state file {path} cannot be used: {error}")
-    return KnownState(path, state, read_recorded(state), is_there=True)
+        complaint = f"state file {path} cannot be read: {error.strerror}"
+        return KnownState(path, {}, read_recorded({}), True, complaint)
+    except StateNewer as error:
+        return KnownState(path, {}, read_recorded({}), True, str(error), is_newer=True)
+    return KnownState(path, loaded.state, read_recorded(loaded.state), loaded.is_there, loaded.complaint)
 
 
 def is_in_memory(path: str) -> bool:
@@ -77,10 +76,12 @@ def survey(known: KnownState, runtime_dir: str) -> list[Orphan]:
     boot_id = read_boot_id()
     workers = known.recorded.workers if known.recorded.boot_id == boot_id else ()
     suspects += worker_suspects(unrecorded_workers(runtime_dir, workers), boot_id)
-    suspects += [
-        _named(suspect, table)
-        for suspect in unrecorded_suspects(table, suspects, lambda pid: writes_into(pid, f"{runtime_dir}/output/"))
-    ]
+    suspects += unrecorded_suspects(
+        table,
+        suspects,
+        lambda pid: output_in(pid, f"{runtime_dir}/output/"),
+        lambda pid: read_environment_value(pid, "ROLLBRIDGE_RELEASE_ID") or "",
+    )
     return find_orphans(
         suspects,
         table,
@@ -89,24 +90,3 @@ def survey(known: KnownState, runtime_dir: str) -> list[Orphan]:
         ticks_per_second=os.sysconf("SC_CLK_TCK"),
         read_command=read_command,
     )
-
-
-def writes_into(pid: int, directory: str) -> bool:
-    """Whether stdout or stderr of ``pid`` is a file in ``directory``, deleted or not."""
-    for descriptor in (1, 2):
-        try:
-            target = os.readlink(f"/proc/{pid}/fd/{descriptor}")  # noqa: PTH115
-        except OSError:
-            continue
-        if target.removesuffix(_GONE).startswith(directory):
-            return True
-    return False
-
-
-def _named(suspect: Suspect, table: ProcessTable) -> Suspect:
-    """Return an unrecorded suspect under the name its environment gives it."""
-    pid = suspect.instance.leader.pid
-    release_id = read_environment_value(pid, "ROLLBRIDGE_RELEASE_ID") or ""
-    process_id = read_environment_value(pid, "ROLLBRIDGE_PROCESS_ID") or "unknown"
-    name = f"{release_id}.{process_id}" if release_id else process_id
-    return Suspect(f"{name} (not recorded)", release_id, suspect.instance)

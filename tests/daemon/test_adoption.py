@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from rollbridge.daemon.adoption import state_after
+from rollbridge.daemon.recorded import state_after
 from rollbridge.release.states import ReleaseState
 
 

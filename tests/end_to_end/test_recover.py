@@ -27,8 +27,7 @@ def reboot(application: Application) -> None:
     crash(application)
     for line in marked(application.mark):
         kill_and_wait(line.pid)
-    path = application.runtime_dir / "state.json"
-    path.write_text(path.read_text().replace(boot_id(), "00000000-0000-0000-0000-000000000000"))
+    application.forge_in_state(boot_id(), "00000000-0000-0000-0000-000000000000")
 
 
 def boot_id() -> str:
@@ -135,11 +134,10 @@ def test_a_forged_identity_is_listed_by_nobody_and_stopped_by_nobody(application
     crash(application)
     stranger = subprocess.Popen(["sleep", "1000"])
     try:
-        path = application.runtime_dir / "state.json"
         web = next(
             one["pid"] for one in application.run("recover", "--json").json["orphans"] if one["id"] == "r1.web.0"
         )
-        path.write_text(path.read_text().replace(f'"pid":{web},', f'"pid":{stranger.pid},'))
+        application.forge_in_state(f'"pid":{web},', f'"pid":{stranger.pid},')
         listed = application.run("recover", "--json").json["orphans"]
         assert stranger.pid not in [pid for one in listed for pid in one["pids"]]
         assert web in [pid for one in listed for pid in one["pids"]]  # known by its mark and its output all the same
@@ -235,8 +233,9 @@ def test_a_damaged_state_file_hides_no_orphan(application: Application) -> None:
     path = application.runtime_dir / "state.json"
     damage = path.read_bytes()[:-100]
     path.write_bytes(damage)
+    path.with_name("state.json.previous").unlink()
     result = application.run("recover", expect=1)
-    assert f"r1.web (not recorded)  r1       {web}" in result.stdout and "cannot be used" in result.stderr
+    assert f"r1.web.0 (not recorded)  r1       {web}" in result.stdout and "cannot be used" in result.stderr
     assert path.read_bytes() == damage
     application.run("recover", "--force")
     assert marked(application.mark) == []

@@ -14,11 +14,12 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rollbridge.daemon.state_format import encode_state
 from tests.support.http import Response, fetch
 from tests.support.ports import free_block
 from tests.support.processes import MARK_VARIABLE, ProcessLine, is_running, marked, read_process, send
@@ -275,6 +276,27 @@ class Application:
         return self.daemon.finish(timeout)
 
     # --- what is going on
+
+    @property
+    def state_path(self) -> Path:
+        return Path(self.config.get("state_path", self.runtime_dir / "state.json"))
+
+    def state(self) -> dict[str, Any]:
+        """What the state file says at this moment."""
+        state: dict[str, Any] = json.loads(self.state_path.read_bytes())
+        return state
+
+    def forge_state(self, forge: Callable[[dict[str, Any]], object]) -> None:
+        """Let ``forge`` change what the state file says; it is sealed again."""
+        state = self.state()
+        forge(state)
+        self.state_path.write_bytes(encode_state(state))
+
+    def forge_in_state(self, old: str, new: str) -> None:
+        """Replace ``old`` by ``new`` wherever it stands in the state file; it is sealed again."""
+        text = self.state_path.read_text()
+        assert old in text
+        self.state_path.write_bytes(encode_state(json.loads(text.replace(old, new))))
 
     def request(self, message: Mapping[str, Any], timeout: float = 30.0) -> dict[str, Any]:
         """One raw request on the control socket; the final answer. OSError when there is no daemon."""

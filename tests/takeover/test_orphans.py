@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from rollbridge.daemon.recorded import read_recorded
 from rollbridge.process.table import ProcessRow, ProcessTable
-from rollbridge.takeover.orphans import Orphan, find_orphans, list_suspects, unrecorded_suspects
+from rollbridge.takeover.orphans import Orphan, Suspect, find_orphans, list_suspects, unrecorded_suspects
 
 
 def row(pid: int, parent: int = 1, session: int = 0, ticks: int = 0) -> ProcessRow:
@@ -97,6 +99,20 @@ def test_a_record_that_makes_no_sense_is_left_out() -> None:
 
 def test_a_mark_alone_is_no_proof() -> None:
     processes = table(row(10), row(20), p10="mine", p20="other")
-    found = unrecorded_suspects(processes, [], lambda pid: pid == 10)
-    assert [suspect.instance.token for suspect in found] == ["mine"]
-    assert unrecorded_suspects(processes, found, lambda pid: pid == 10) == []  # known by now
+
+    def unrecorded(known: list[Suspect]) -> list[Suspect]:
+        return unrecorded_suspects(processes, known, lambda pid: "r1.web.0" if pid == 10 else "", lambda pid: "r1")
+
+    (one,) = unrecorded([])
+    assert (one.id, one.release_id, one.instance.token) == ("r1.web.0 (not recorded)", "r1", "mine")
+    assert unrecorded([one]) == []  # known by now
+
+
+@pytest.mark.parametrize(("session", "marks"), [(7, {}), (10, {"p10": "of another start"})])
+def test_a_process_that_is_certainly_none_of_ours_is_no_orphan_though_its_start_time_agrees(
+    session: int, marks: dict[str, str]
+) -> None:
+    processes = table(row(10, session=session), **marks)
+    assert orphans(state(record("web", 10)), processes) == []
+    worker = {"index": 0, "pid": 10, "start_ticks": 10, "socket": "/run/w"}
+    assert len(orphans(state(workers=[worker]), processes)) == (session == 10)

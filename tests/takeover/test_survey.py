@@ -6,7 +6,8 @@ import os
 import subprocess
 from pathlib import Path
 
-from rollbridge.takeover.survey import is_in_memory, read_state, writes_into
+from rollbridge.process.marked import output_in
+from rollbridge.takeover.survey import is_in_memory, read_state
 
 
 def test_a_state_file_is_read_and_left_as_it_is(tmp_path: Path) -> None:
@@ -14,7 +15,10 @@ def test_a_state_file_is_read_and_left_as_it_is(tmp_path: Path) -> None:
     assert not read_state(str(path)).is_there
     path.write_bytes(b'{"format": 1, "intent": "down"}')
     assert read_state(str(path)).recorded.intent.value == "down"
-    for damage in (b"", b"{", b'{"format": 99}', b"\xff"):
+    path.write_bytes(b'{"format": 99}')
+    newer = read_state(str(path))
+    assert newer.is_newer and "format 99" in newer.complaint
+    for damage in (b"", b"{", b"\xff"):
         path.write_bytes(damage)
         assert "cannot be used" in read_state(str(path)).complaint
         assert path.read_bytes() == damage
@@ -36,10 +40,10 @@ def test_what_lies_in_memory_is_known() -> None:
 
 def test_who_writes_into_a_directory_is_known_also_when_the_file_is_deleted(tmp_path: Path) -> None:
     with (tmp_path / "web.out").open("wb") as output, subprocess.Popen(["sleep", "1000"], stdout=output) as process:
-        assert writes_into(process.pid, f"{tmp_path}/")
+        assert output_in(process.pid, f"{tmp_path}/") == "web"
         (tmp_path / "web.out").unlink()
-        assert writes_into(process.pid, f"{tmp_path}/")
-        assert not writes_into(process.pid, f"{tmp_path}/elsewhere/")
+        assert output_in(process.pid, f"{tmp_path}/") == "web"
+        assert output_in(process.pid, f"{tmp_path}/elsewhere/") == ""
         process.kill()
-    assert not writes_into(process.pid, f"{tmp_path}/")
+    assert output_in(process.pid, f"{tmp_path}/") == ""
     assert os.path.isdir(tmp_path)  # noqa: PTH112
