@@ -54,7 +54,7 @@ def test_systemd_has_nothing_to_say_against_the_units(tmp_path: Path) -> None:
     # The program, the user and the directory of the example do not exist here, which verify would complain about.
     text = SERVICE.read_text().replace("User=ticket-server", "User=root").replace("Group=ticket-server", "Group=root")
     text = text.replace("WorkingDirectory=/srv/ticket-server", f"WorkingDirectory={tmp_path}")
-    service.write_text(text.replace("ExecStart=/opt/rollbridge/rollbridge.pyz", "ExecStart=/bin/echo"))
+    service.write_text(text.replace("=/opt/rollbridge/rollbridge.pyz", "=/bin/echo"))
     socket.write_text(SOCKET.read_text())
     result = subprocess.run(
         [analyze, "verify", str(service), str(socket)], capture_output=True, text=True, timeout=60, check=False
@@ -75,7 +75,8 @@ def test_the_service_lets_the_daemon_stop_its_processes_and_survives_its_death()
     assert one(unit, "Service", "OOMPolicy") == "continue"
     # In a /tmp of its own the default control socket would be out of everybody's reach.
     assert "PrivateTmp" not in unit["Service"]
-    assert "ExecReload" not in unit["Service"]
+    start, reload = (one(unit, "Service", key).partition(" daemon")[0] for key in ("ExecStart", "ExecReload"))
+    assert reload == f"{start} reload"
 
 
 def test_the_directories_of_the_service_are_those_of_its_configuration(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "logs": Command("observe", "what the processes printed"),
     "stop": Command("release", "stop the active (or a named) release; the proxy answers 503"),
     "restart": Command("release", "bounce processes other than the proxied one"),
+    "reload": Command("release", "read the config again, open the logs anew"),
     "shutdown": Command("daemon", "stop everything, then the daemon"),
     "recover": Command("takeover", "list what a daemon left, stop it, or bring everything back"),
     "predeploy-cleanup": Command("takeover", "stop what the first deploy replaces"),

@@ -17,7 +17,7 @@ Runs the supervisor in the foreground, for systemd, a container, or to watch it;
 `ensure-daemon` starts one in the background. With --release-path it first brings
 up that release, with --resume the one that was active last; the control socket
 appears when that is done. Events go to stderr, one JSON object a line. SIGTERM
-and SIGINT shut it down as `shutdown` does."""
+and SIGINT shut it down as `shutdown` does, SIGHUP reloads as `reload` does."""
 
 SHUTDOWN = """\
 Stops every process, then the daemon, and answers when all of it is gone: the

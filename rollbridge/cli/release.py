@@ -1,4 +1,4 @@
-"""``deploy``, ``rollback``, ``stop``, ``restart``: what changes which release runs."""
+"""``deploy``, ``rollback``, ``stop``, ``restart``, ``reload``: what changes which release runs, and how."""
 
 from __future__ import annotations
 
@@ -37,6 +37,12 @@ RESTART = """\
 Stops and starts processes of the active release, services and singletons: all,
 or those chosen. The proxied process is refused, since requests would be lost:
 deploy the same release again with --force."""
+
+RELOAD = """\
+Opens the logs anew and reads the config again, as SIGHUP does, and says how that
+went. The proxy's settings count at once, definitions of processes from the next
+start of each. A config with problems, or one that takes a restart, is not adopted.
+Waits for a deploy that runs."""
 
 
 def add_parser(subparsers: Subparsers[CommandParser]) -> None:
@@ -87,6 +93,14 @@ def add_parser(subparsers: Subparsers[CommandParser]) -> None:
     restart.add_argument("--process", metavar="ID", help="only this process of the config, all its replicas")
     restart.add_argument("--policy", choices=POLICIES, help="only processes of this policy", metavar="POLICY")
 
+    add_command(
+        subparsers,
+        "reload",
+        run=run_reload,
+        description=RELOAD,
+        examples=["rollbridge reload", "mv access.log access.log.1 && rollbridge reload"],
+    )
+
 
 def run_deploy(args: argparse.Namespace) -> int:
     given = ("--daemon-log-path", "--daemon-pid-path", "--daemon-start-timeout")
@@ -128,6 +142,12 @@ def run_restart(args: argparse.Namespace) -> int:
     restarted = answer.get("restarted")
     names = ", ".join(str(name) for name in restarted) if isinstance(restarted, list) else ""
     print_result(args, answer, f"restarted {names}" if names else "nothing was restarted")
+    return 0
+
+
+def run_reload(args: argparse.Namespace) -> int:
+    answer = _ask_with_progress(args, {"command": "reload"}, "reloading")
+    print_result(args, answer, "logs reopened, " + ("config adopted" if answer.get("changed") else "config unchanged"))
     return 0
 
 

@@ -12,6 +12,7 @@ from rollbridge.config.model import Policy
 from rollbridge.control.protocol import CommandError, Peer
 from rollbridge.daemon.intent import Intent
 from rollbridge.daemon.log_stream import collect_logs, follow_events, follow_logs
+from rollbridge.daemon.reloading import reload
 from rollbridge.daemon.supervisor import Supervisor
 from rollbridge.release.admission import DeployRequest
 from rollbridge.release.deploy import DeployResult, deploy, rollback
@@ -173,6 +174,11 @@ async def _restart(supervisor: Supervisor, arguments: Arguments, send: Send, pee
     return {"restarted": await restart_processes(supervisor.fleet, arguments.text("process"), policy)}
 
 
+async def _reload(supervisor: Supervisor, arguments: Arguments, send: Send, peer: Peer) -> Answer:
+    _record_request(supervisor, "reload", peer, {})
+    return {"changed": await reload(supervisor)}
+
+
 async def _shutdown(supervisor: Supervisor, arguments: Arguments, send: Send, peer: Peer) -> Answer:
     _record_request(supervisor, "shutdown", peer, {})
     supervisor.intent = Intent.DOWN
@@ -208,6 +214,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "events": _events,
     "logs": _logs,
     "ping": _ping,
+    "reload": _reload,
     "restart": _restart,
     "rollback": _rollback,
     "shutdown": _shutdown,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from rollbridge.daemon.log_file import rotate_log
+from rollbridge.proxy.log_descriptor import log_path, reopen
 
 KEPT_EVENTS: Final = 1000
 _LOOK_EVERY_LINES: Final = 100
@@ -43,6 +44,7 @@ class EventLog:
         """``path`` is the file that is kept small when ``descriptor`` writes to just that one."""
         self._descriptor = descriptor
         self._path = path
+        self.log_path = log_path(descriptor)  # None for a terminal, a pipe, the journal
         self._written = 0
         self._utc = utc
         self._kept: deque[Event] = deque(maxlen=KEPT_EVENTS)
@@ -69,6 +71,13 @@ class EventLog:
         self._kept.append(event)
         # Once for each event, not once for each of the many times that the state file is written.
         self._encoded.append(json.dumps(without_commands(event), separators=(",", ":"), default=str))
+
+    def reopen(self) -> bool:
+        """Go on in the file that the log's path names now, whatever was renamed; return whether it is another.
+
+        Raises OSError, and then the old one is written on.
+        """
+        return self.log_path is not None and reopen(self._descriptor, self.log_path)
 
     def encoded(self) -> tuple[str, ...]:
         """Return the kept events as the JSON texts that the state file holds, oldest first."""

@@ -8,6 +8,8 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from rollbridge.proxy.log_descriptor import use_instead
+
 LOG_LIMIT_BYTES: Final = 8 * 1024 * 1024  # some 40,000 events; with the one file kept before, twice that on disk
 
 
@@ -29,10 +31,7 @@ def rotate_log(descriptor: int, path: Path, limit_bytes: int = LOG_LIMIT_BYTES) 
         # A log that cannot be rotated goes on as it is; losing lines would be worse than a large file.
         return False
     try:
-        os.dup2(fresh, descriptor, inheritable=True)
-        with contextlib.suppress(OSError):
-            if os.fstat(1).st_ino == own.st_ino:  # started in the background, both streams are the log
-                os.dup2(fresh, 1, inheritable=True)
+        use_instead(descriptor, fresh)
     finally:
         os.close(fresh)
     return True

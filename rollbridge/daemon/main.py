@@ -30,6 +30,7 @@ from rollbridge.daemon.lock import DaemonLock, LockHeld
 from rollbridge.daemon.options import DaemonOptions
 from rollbridge.daemon.pid_file import pid_file
 from rollbridge.daemon.recorded import RecordedState, read_recorded
+from rollbridge.daemon.reloading import listen_for_reload
 from rollbridge.daemon.runtime_dir import RuntimeDirError, prepare_runtime_dir
 from rollbridge.daemon.search import find_again
 from rollbridge.daemon.service_manager import ServiceManager, failure_told
@@ -193,6 +194,7 @@ async def _serve(held: Held, options: DaemonOptions, environ: dict[str, str]) ->
     manager = ServiceManager(environ, events)
     supervisor = Supervisor(config, options, runtime, Machinery(reaper, outputs, events, pool, manager), environ)
     supervisor.listen_to_signals()
+    listen_for_reload(supervisor)
     manager.follow(supervisor.fleet)
     events.record("daemon starting", {"pid": os.getpid(), "version": runtime.version, "digest": runtime.digest})
     server: ControlServer | None = None

@@ -7,7 +7,7 @@ import gc
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -67,6 +67,7 @@ class Supervisor:
         self.released = asyncio.Event()  # what a next daemon needs is given back as well
         self.orphans: list[Mapping[str, object]] = []
         self.intent = Intent.SERVE
+        self.on_reload: Callable[[], None] = lambda: None
         self._environ = environ
         self._save_handle: asyncio.TimerHandle | None = None
         self._is_final = False
@@ -204,14 +205,22 @@ class Supervisor:
     # The end
 
     def listen_to_signals(self) -> None:
-        """SIGTERM, SIGINT and SIGQUIT shut down; a second one does not wait for anybody's graceful end."""
+        """SIGTERM, SIGINT and SIGQUIT shut down; a second one does not wait for anybody's graceful end.
+
+        SIGHUP calls ``on_reload``.
+        """
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             loop.add_signal_handler(signum, self._on_signal, signum)
-        # A closed terminal is no reason to take the application down, and neither is what other programs take for
-        # "reopen your logs": by default each of these ends a process on the spot, with nothing stopped.
-        for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM):
+        # What other programs take for "reopen your logs" is no reason to take the application down: by default each of
+        # these ends a process on the spot, with nothing stopped. A closed terminal makes us reload, which harms nobody.
+        for signum in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM):
             loop.add_signal_handler(signum, lambda: None)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+
+    def _on_hangup(self) -> None:
+        self.machinery.events.record("signal received", {"signal": signal.SIGHUP.name})
+        self.on_reload()
 
     def _on_signal(self, signum: int) -> None:
         self._signals += 1

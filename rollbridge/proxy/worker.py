@@ -22,6 +22,7 @@ from rollbridge.proxy.dispatcher import Dispatcher
 from rollbridge.proxy.exchange import Exchange
 from rollbridge.proxy.head import KnownFields
 from rollbridge.proxy.link import MAX_WAITING, Door, Link
+from rollbridge.proxy.log_descriptor import log_path, reopen
 from rollbridge.proxy.logged import LoggedExchange
 from rollbridge.proxy.loop import Loop
 from rollbridge.proxy.messages import (
@@ -44,6 +45,7 @@ from rollbridge.proxy.timers import NEVER
 from rollbridge.proxy.tunnel import Tunnel
 from rollbridge.proxy.upstream import Release
 
+STDERR: Final = 2
 # Counts go out at most so often; a release that drains reports its last request at once.
 COUNTS_SECONDS: Final = 0.05
 # A worker that no supervisor comes back to ends when nobody has listened behind it for so long.
@@ -88,6 +90,7 @@ class Worker:
             totals_changed=self.totals_changed,
             accepted=self._upstream_accepted,
         )
+        self._stderr_path = log_path(STDERR)
         self._acceptor = Acceptor(self, listener)
         self._reports = ReportThrottle()
         self._counts_timer = Timer(self._publish_counts)
@@ -165,6 +168,7 @@ class Worker:
                 self.settings = self.dispatcher.settings = message
                 self._acceptor.settings_changed(message)
                 self._set_access_log(message)
+                self._reopen_stderr()
             case Route():
                 self.dispatcher.apply(message)
                 # Counts first: whoever has the acknowledgement knows what is still in flight on the old release.
@@ -182,6 +186,14 @@ class Worker:
         path = settings.access_log
         self.access_log = None if path is None else AccessLog(self.loop, path, settings.trusted_proxies, self.report)
         self.exchange_class = Exchange if path is None else LoggedExchange
+
+    def _reopen_stderr(self) -> None:
+        """Go on in the file that was ours when we started, by its name: it may have been rotated."""
+        if self._stderr_path is not None:
+            try:
+                reopen(STDERR, self._stderr_path)
+            except OSError as error:
+                self.report("log not reopened", {"path": self._stderr_path, "error": error.strerror or str(error)})
 
     def _greet(self, link: Link, hello: Hello) -> None:
         if link is not self._link:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from rollbridge.config.issues import ConfigError
 from rollbridge.config.launch import TemplateError
 from rollbridge.config.model import Config, Policy
-from rollbridge.config.reload import restart_only_changes
 from rollbridge.process.managed import ManagedProcess, ProcessState, StartFailed, StartReason
 from rollbridge.release.admission import DeployRequest, already_active, check_names, identify, rollback_target
-from rollbridge.release.errors import OperationFailed, OperationRefused
+from rollbridge.release.errors import OperationFailed
 from rollbridge.release.fleet import Fleet, ReleaseIdentity
 from rollbridge.release.release import Release
+from rollbridge.release.reload import acceptable_config
 from rollbridge.release.retire import can_take_over_as_it_is, prune, retire_in_background, revive
 from rollbridge.release.starting import (
     allocate_release_ports,
@@ -97,14 +97,7 @@ async def _failure_kept(fleet: Fleet, report: ProgressReport) -> AsyncIterator[N
 def reload(fleet: Fleet, report: ProgressReport) -> Config:
     """Read the config again; raise ConfigError when it is broken, OperationRefused when it changed too much."""
     report.tell(Step.RELOAD, "reading the configuration")
-    config = fleet.around.read_config()
-    changed = restart_only_changes(fleet.config, config)
-    if changed:
-        raise OperationRefused(
-            f"the configuration changed where a running daemon cannot follow: {', '.join(changed)}. "
-            f"Change it back, or restart the daemon (rollbridge shutdown, then deploy --ensure-daemon)"
-        )
-    return config
+    return acceptable_config(fleet)
 
 
 async def bring_up(
