@@ -20,7 +20,9 @@ FLUSH_BYTES: Final = 64 * 1024
 # What is kept while the file cannot be written; what comes on top is lost, and counted.
 MAX_WAITING_BYTES: Final = 1024 * 1024
 MODE: Final = 0o640
+# Who is behind which X-Forwarded-For is remembered for so many of so many bytes: longer ones are not the usual ones.
 MAX_REMEMBERED: Final = 10_000
+MAX_REMEMBERED_BYTES: Final = 256
 
 
 class AccessLog:
@@ -89,9 +91,11 @@ class AccessLog:
         key = (peer, tuple(forwarded))
         client = self._clients.get(key)
         if client is None:
-            if len(self._clients) >= MAX_REMEMBERED:
-                self._clients.clear()
-            client = self._clients[key] = real_client(peer, forwarded, self._trusted)
+            client = real_client(peer, forwarded, self._trusted)
+            if sum(len(value) for _, value in forwarded) <= MAX_REMEMBERED_BYTES:
+                if len(self._clients) >= MAX_REMEMBERED:
+                    self._clients.clear()
+                self._clients[key] = client
         return client
 
     # The file.

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import time
+import tracemalloc
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -366,6 +367,20 @@ def test_a_pipe_that_nobody_reads_holds_up_nobody(tmp_path: Path) -> None:
     log.close()
     assert len(os.read(reader, 10_000_000)) == 65536
     os.close(reader)
+
+
+def test_what_is_remembered_of_long_chains_of_proxies_is_bounded(tmp_path: Path) -> None:
+    log, _, _ = opened(tmp_path / "log")
+    tracemalloc.start()
+    try:
+        for number in range(2000):
+            chain = b"%d.1.1.1, " % (number % 200) + b"9" * 8000 + b"%d, 203.0.113.9" % number
+            assert log.client(b"127.0.0.1", [(b"x-forwarded-for", chain)]) == "203.0.113.9"
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 1_000_000
+    log.close()
 
 
 def test_the_clock_is_that_of_the_wall(tmp_path: Path) -> None:
