@@ -147,4 +147,5 @@ def _unfinished_size(line: bytes, seen: int) -> bytes:
 
 
 def _may_trail(name: bytes) -> bool:
+    name = name.replace(b"_", b"-")  # many applications cannot tell the two apart
     return name not in _FORBIDDEN_TRAILERS and not name.startswith(_FORBIDDEN_PREFIXES)

@@ -82,11 +82,15 @@ _SPECIAL: Final = {
     b"x-real-ip": _FORWARDED,
     b"keep-alive": _DROPPED,
     b"close": _DROPPED,  # reserved (RFC 9112, section 9.6): "Connection: close" would name it
+    b"http2-settings": _DROPPED,
     b"proxy-connection": _DROPPED,
     b"proxy-authenticate": _DROPPED,
     b"proxy-authorization": _DROPPED,
     b"proxy": _DROPPED,
 }
+
+
+_HTTP: Final = frozenset({b"h2", b"h2c", b"http"})  # as Upgrade names it, without a version
 
 
 def understand_fields(block: bytes, is_http11: bool) -> RequestFields:
@@ -159,8 +163,7 @@ def understand_fields(block: bytes, is_http11: bool) -> RequestFields:
         upgrade = None
     else:
         keep_alive = b"close" not in options and (is_http11 or b"keep-alive" in options)
-        if b"upgrade" not in options or not is_http11:
-            upgrade = None
+        upgrade = None if upgrade is None or b"upgrade" not in options or not is_http11 else _without_http2(upgrade)
         kept = without_named(kept, options)
     body_bytes = CHUNKED if encoding is not None else int(length or 0)
     upgrade = upgrade or None
@@ -201,6 +204,17 @@ def _lines(
     elif accepts_trailers:
         lines += b"Connection: TE\r\nTE: trailers\r\n"
     return lines
+
+
+def _without_http2(upgrade: bytes) -> bytes:
+    """The protocols asked for that are no HTTP: requests in such a tunnel would pass all that is checked here.
+
+    RFC 9113, section 3.1, has given this way into HTTP/2 up; no browser has ever gone it.
+    """
+    if b"h2" not in upgrade.lower() and b"http" not in upgrade.lower():
+        return upgrade
+    protocols = [protocol.strip(b" \t") for protocol in upgrade.split(b",")]
+    return b", ".join(one for one in protocols if one.lower().partition(b"/")[0] not in _HTTP)
 
 
 def _is_disguised(name: bytes) -> bool:

@@ -55,6 +55,8 @@ def test_trailers_that_may_not_come_late_are_dropped() -> None:
             b"X-Forwarded-For",
             b"If-Match",
             b"Proxy-Foo",
+            b"X_Forwarded_For",
+            b"content_length",
             b"Fine",
         )
     )

@@ -287,6 +287,14 @@ def test_upgrade_counts_only_when_connection_names_it_in_http11() -> None:
     assert parse_request_head(head(b"Upgrade: a", b"Connection: upgrade", start=b"GET / HTTP/1.0")).upgrade is None
 
 
+def test_http2_is_not_asked_for() -> None:
+    """Requests within such a tunnel would reach the application unread."""
+    asked = head(b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: H2C", b"HTTP2-Settings: AAMAAABk")
+    assert parse_request_head(asked).upgrade is None
+    hidden = parse_request_head(head(b"Connection: Upgrade", b"Upgrade: h2c, websocket,h2", b"HTTP2-Settings: AAMA"))
+    assert (hidden.upgrade, hidden.fields) == (b"websocket", [])
+
+
 def test_framing_and_expectation_are_read() -> None:
     assert parse_request_head(head(b"transfer-encoding: CHUNKED")).body_bytes == CHUNKED
     assert parse_request_head(head(b"Content-Length: 0")).has_length
