@@ -22,7 +22,7 @@ from rollbridge.proxy.framing import (
 from rollbridge.proxy.head import RequestHead
 from rollbridge.proxy.response_head import BadResponse, ResponseHead, find_response_head
 from rollbridge.proxy.splice import SPLICE_BYTES, Splice
-from rollbridge.proxy.stream import HIGH_WATER, Stream
+from rollbridge.proxy.stream import HIGH_WATER, READ_BYTES, Stream
 from rollbridge.proxy.timers import NEVER
 from rollbridge.proxy.tunnel import open_tunnel
 
@@ -200,6 +200,8 @@ class Exchange:
         if passed_on:
             client.write(passed_on)
         if relay.reader.is_done:
+            if len(data) == READ_BYTES and self._upstream is not None:
+                self._upstream.is_doubtful = True
             self._finish(relay.reader.rest)
         elif len(client.out) > HIGH_WATER and self._upstream is not None:
             self._upstream.stop_reading()
@@ -251,7 +253,8 @@ class Exchange:
         upstream = self._upstream
         assert upstream is not None
         upstream.deadline = NEVER
-        upstream.is_doubtful = framing is NO_BODY
+        # More than a read holds may have arrived: nobody has seen yet that nothing comes behind the response.
+        upstream.is_doubtful = framing is NO_BODY or len(data) >= READ_BYTES
         head_bytes = response_head_bytes(response, outgoing, head.is_http11, self._will_close)
         if framing is NO_BODY:
             client.write(head_bytes)

@@ -122,7 +122,7 @@ class UpstreamConnection(Stream):
         self.dispatcher = dispatcher
         self.exchange: Exchange | None = None
         self.is_connecting = mask & WRITE != 0
-        self.is_doubtful = False  # its last response had no body: a faulty application sends one all the same
+        self.is_doubtful = False  # something may have come behind its last response that nobody has seen yet
         self._is_counted = True
         backend.load += 1
         if self.is_connecting:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import zlib
+from pathlib import Path
 
 import pytest
 
@@ -198,6 +199,34 @@ def test_bytes_after_a_response_poison_the_connection(rig: Rig, response: bytes,
     fresh.read_head()
     fresh.respond(b"good")
     assert client.read_response()[2] == b"good"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 960\r\n\r\n" + b"x" * 960,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3ad\r\n%b\r\n0\r\n\r\n" % (b"x" * 0x3AD),
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1959\r\n\r\n" + b"x" * 1959,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n795\r\n%b\r\n0\r\n\r\n" % (b"x" * 0x795),
+    ],
+)
+def test_bytes_behind_a_response_that_ends_with_a_whole_read_reach_nobody(tmp_path: Path, response: bytes) -> None:
+    """The next request is there already, and would take the connection before anybody looks at it again."""
+    assert len(response) in (1000, 2000)
+    before = "from rollbridge.proxy import exchange, stream; stream.READ_BYTES = exchange.READ_BYTES = 1000"
+    with Rig(tmp_path, before=before) as rig:
+        app = rig.app()
+        rig.serve(app)
+        client = rig.client(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n")
+        upstream = app.accept()
+        upstream.read_head()
+        upstream.send(response + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
+        assert client.read_response()[0] == 200
+        fresh = app.accept()
+        assert fresh.read_head().startswith(b"GET /2 ")
+        fresh.respond(b"good")
+        assert client.read_response()[2] == b"good"
+        assert upstream.is_closed()
 
 
 def test_unasked_bytes_on_an_idle_connection_close_it(rig: Rig) -> None:
