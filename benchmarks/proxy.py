@@ -28,7 +28,7 @@ sys.path.insert(0, str(CHECKOUT))
 from benchmarks.support.children import NotStarted, end_on_signals  # noqa: E402  (found through the line above)
 from benchmarks.support.load import Cell, LoadFailed, Sample, measure  # noqa: E402
 from benchmarks.support.machine import describe_machine, share_cores, version_of  # noqa: E402
-from benchmarks.support.peers import PEERS, Missing, Peer, Proxy, Setting, build_pyz, find_peer  # noqa: E402
+from benchmarks.support.peers import PEERS, ROLLBRIDGES, Missing, Peer, Proxy, Setting, build_pyz, find_peer  # noqa: E402
 from benchmarks.support.table import table, with_ratio  # noqa: E402
 from benchmarks.support.upstream import nginx_upstream  # noqa: E402
 
@@ -57,7 +57,7 @@ def main() -> int:
     try:
         with contextlib.ExitStack() as stack:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=memory_directory())))
-            pyz = build_pyz(CHECKOUT, directory, options.python) if "rollbridge" in options.peers else None
+            pyz = build_pyz(CHECKOUT, directory, options.python) if {*ROLLBRIDGES} & {*options.peers} else None
             peers = [find_peer(name, pyz) for name in options.peers]
             found, described = find_installed(peers, options, directory)
             samples = run(found, options, directory)
@@ -79,8 +79,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--peers",
         type=lambda text: text.split(","),
-        default=[*PEERS, "rollbridge"],
-        help="comma-separated; rollbridge@PATH is a .pyz or a checkout to compare with (default: %(default)s)",
+        default=[*PEERS, *ROLLBRIDGES],
+        help="comma-separated; rollbridge-log writes an access log; rollbridge@PATH and rollbridge-log@PATH are a .pyz "
+        "or a checkout to compare with (default: %(default)s)",
     )
     parser.add_argument(
         "--cells", type=lambda text: text.split(","), default=None, help=f"comma-separated: {', '.join(CELLS)}"
@@ -103,8 +104,9 @@ def parse_options() -> argparse.Namespace:
     options.seconds = options.seconds or (1 if options.quick else 2)
     options.rounds = options.rounds or (2 if options.quick else 5)
     for name in options.peers:
-        if name not in PEERS and name.partition("@")[0] != "rollbridge":
-            parser.error(f"no peer is called {name}: choose from {', '.join(PEERS)}, rollbridge, rollbridge@PATH")
+        if name not in PEERS and name.partition("@")[0] not in ROLLBRIDGES:
+            known = ", ".join([*PEERS, *ROLLBRIDGES])
+            parser.error(f"no peer is called {name}: choose from {known}, rollbridge@PATH, rollbridge-log@PATH")
     for name in options.cells:
         if name not in CELLS:
             parser.error(f"no cell is called {name}: choose from {', '.join(CELLS)}")

@@ -1,5 +1,5 @@
 """The proxies that are compared, each as an operator would set it up for this: persistent connections to the upstream,
-X-Forwarded-* set, no access log, no compression, nothing cached."""
+X-Forwarded-* set, no access log (but for rollbridge-log), no compression, nothing cached."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from benchmarks.support.machine import Cores, version_of
 from benchmarks.support.rollbridge_worker import rollbridge_workers
 
 IDLE_UPSTREAM_CONNECTIONS = 2000  # more than any load has: none is closed for want of room
+ROLLBRIDGES = ("rollbridge", "rollbridge-log")
 HTTP_PROXY_SCRIPT = Path(__file__).with_name("http_proxy.js")
 
 
@@ -55,12 +56,17 @@ class Peer:
 
 
 def find_peer(name: str, pyz: Path | None) -> Peer:
-    """Return the peer called ``name``; ``rollbridge@PATH`` is another .pyz or a checkout. KeyError: there is none."""
-    if name == "rollbridge" and pyz is not None:
-        return _rollbridge(name, pyz)
-    if name.startswith("rollbridge@"):
-        return _rollbridge(name, Path(name.partition("@")[2]))
-    return PEERS[name]
+    """Return the peer called ``name``; KeyError: there is none.
+
+    ``rollbridge-log`` writes an access log; ``rollbridge@PATH`` is another .pyz or a checkout.
+    """
+    kind, _, path = name.partition("@")
+    if kind not in ROLLBRIDGES:
+        return PEERS[name]
+    source = Path(path) if path else pyz
+    if source is None:
+        raise KeyError(name)
+    return _rollbridge(name, source, is_logging=kind == "rollbridge-log")
 
 
 def _need(command: str, package: str) -> str:
@@ -229,11 +235,11 @@ def _start_http_proxy(setting: Setting) -> AbstractContextManager[Proxy]:
     return _serve(setting, argv, port, NODE_PATH=str(setting.node_modules))
 
 
-def _rollbridge(name: str, path: Path) -> Peer:
+def _rollbridge(name: str, path: Path, *, is_logging: bool) -> Peer:
     return Peer(
         name,
         lambda setting: "rollbridge " + version_of(rollbridge_argv(setting.python, path, "--version"), r"[\d.]+\S*"),
-        lambda setting: _start_rollbridge(setting, path),
+        lambda setting: _start_rollbridge(setting, path, setting.directory / "access.log" if is_logging else None),
     )
 
 
@@ -257,12 +263,11 @@ def build_pyz(checkout: Path, directory: Path, python: str) -> Path:
 
 
 @contextlib.contextmanager
-def _start_rollbridge(setting: Setting, path: Path) -> Iterator[Proxy]:
+def _start_rollbridge(setting: Setting, path: Path, access_log: Path | None) -> Iterator[Proxy]:
     argv = rollbridge_argv(setting.python, path, "_proxy-worker")
-    with rollbridge_workers(argv, setting.workers, setting.cores.proxy, setting.directory, setting.upstream_port) as (
-        port,
-        pids,
-    ):
+    with rollbridge_workers(
+        argv, setting.workers, setting.cores.proxy, setting.directory, setting.upstream_port, access_log=access_log
+    ) as (port, pids):
         yield Proxy(port, pids)
 
 

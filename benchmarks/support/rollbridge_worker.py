@@ -16,7 +16,13 @@ MAX_CONNECTIONS = 50_000
 
 @contextlib.contextmanager
 def rollbridge_workers(
-    argv: Sequence[str], workers: int, cores: Collection[int], directory: Path, upstream_port: int
+    argv: Sequence[str],
+    workers: int,
+    cores: Collection[int],
+    directory: Path,
+    upstream_port: int,
+    *,
+    access_log: Path | None = None,
 ) -> Iterator[tuple[int, tuple[int, ...]]]:
     """Start ``workers`` of them behind one port; yields the port and their pids."""
     log = directory / "output.log"
@@ -26,6 +32,7 @@ def rollbridge_workers(
         listener.bind(("127.0.0.1", 0))
         listener.listen(4096)
         route = Route(1, "r1", targets=(Target("r1", (Upstream("127.0.0.1", upstream_port),)),))
+        settings = Settings(max_connections=MAX_CONNECTIONS, access_log=None if access_log is None else str(access_log))
         pids = []
         for index in range(workers):
             ours, theirs = socket.socketpair()
@@ -40,7 +47,7 @@ def rollbridge_workers(
                 ]
                 fds = (theirs.fileno(), listener.fileno())
                 child = stack.enter_context(running(command, cores=cores, log=log, pass_fds=fds))
-            ours.sendall(encode(Hello()) + encode(Settings(max_connections=MAX_CONNECTIONS)) + encode(route))
+            ours.sendall(encode(Hello()) + encode(settings) + encode(route))
             _wait_for_ack(ours, log)
             in_background(lambda link=ours: _discard(link))  # type: ignore[misc]  # mypy infers no default arguments
             stack.callback(_shut_down, ours)

@@ -48,15 +48,22 @@ class AccessLog:
         self._open()
 
     def add(self, line: str) -> None:
-        if self._waiting_bytes >= MAX_WAITING_BYTES:
-            self._lost += 1
-            return
-        self._lines.append(line)
-        self._waiting_bytes += len(line)
-        if self._waiting_bytes >= FLUSH_BYTES and not self._is_failing:
-            self._write()
-        elif self.deadline == NEVER:
+        lines = self._lines
+        if (
+            not lines and self.deadline == NEVER
+        ):  # however often it is written: whether it was rotated is seen every second
             self._loop.deadlines.set(self, self._loop.now + FLUSH_SECONDS)
+        lines.append(line)
+        waiting_bytes = self._waiting_bytes = self._waiting_bytes + len(line)
+        if waiting_bytes >= FLUSH_BYTES:
+            self._gathered_enough()
+
+    def _gathered_enough(self) -> None:
+        if not self._is_failing:
+            self._write()
+        elif self._waiting_bytes > MAX_WAITING_BYTES:
+            self._waiting_bytes -= len(self._lines.pop())
+            self._lost += 1
 
     def expired(self) -> None:
         """A second has passed since the first of the lines that wait."""

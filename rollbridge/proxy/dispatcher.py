@@ -108,8 +108,6 @@ class Dispatcher:
 
     def dispatch(self, exchange: Exchange) -> None:
         """Send ``exchange`` to an upstream, connect to one for it, keep it waiting, or answer that there is none."""
-        if exchange.give_up_at == NEVER:
-            exchange.give_up_at = self.loop.now + self.settings.hold_timeout_seconds
         if self._held:
             self._hold(exchange)  # behind those that came before it
         else:
@@ -209,7 +207,7 @@ class Dispatcher:
     # Those that wait.
 
     def _hold(self, exchange: Exchange) -> None:
-        if self.loop.now >= exchange.give_up_at:
+        if self.loop.now >= self._patience_ends(exchange):
             self._give_up(exchange)
             return
         size = exchange.held_bytes()
@@ -234,6 +232,9 @@ class Dispatcher:
         self._totals_changed()
         return True
 
+    def _patience_ends(self, exchange: Exchange) -> float:
+        return exchange.waits_since + self.settings.hold_timeout_seconds
+
     def _give_up(self, exchange: Exchange) -> None:
         if self.active is None:
             exchange.fail(503, "no release is active here", RETRY_AFTER_STOPPED_SECONDS)
@@ -255,7 +256,7 @@ class Dispatcher:
         if not self._held:
             self.deadline = NEVER
             return
-        due = min(exchange.give_up_at for exchange in (next(iter(self._held)), next(reversed(self._held))))
+        due = min(self._patience_ends(exchange) for exchange in (next(iter(self._held)), next(reversed(self._held))))
         if self.active is not None:
             due = min(due, max(self.active.next_try(), self.loop.now + 0.001))
         self.loop.deadlines.set(self, due)
@@ -263,7 +264,7 @@ class Dispatcher:
     def expired(self) -> None:
         """Something is due for those that wait: a new attempt, or the end of their patience."""
         for exchange in list(self._held):
-            if exchange.give_up_at > self.loop.now:
+            if self._patience_ends(exchange) > self.loop.now:
                 break
             if self._unhold(exchange):
                 self._give_up(exchange)

@@ -28,7 +28,7 @@ from rollbridge.proxy.tunnel import open_tunnel
 
 if TYPE_CHECKING:
     from rollbridge.proxy.client import Client
-    from rollbridge.proxy.upstream import Release, UpstreamConnection
+    from rollbridge.proxy.upstream import Backend, UpstreamConnection
 
 # Safe methods (RFC 9110, section 9.2.1) without a body may be sent again. PUT and DELETE are idempotent, but an
 # application that was told twice may well answer differently; TRACE is nobody's business.
@@ -43,31 +43,38 @@ class Exchange:
         "_is_last_on_upstream",
         "_outgoing",
         "_partial",
-        "_release",
         "_scanned",
         "_upstream",
         "_will_close",
+        "backend",
+        "began_at",
         "client",
-        "give_up_at",
+        "first_byte_at",
         "has_waited",
         "head",
         "is_repeatable",
         "is_reused",
         "request_body",
+        "request_bytes",
+        "response",
         "response_body",
+        "waits_since",
     )
 
     def __init__(self, client: Client, head: RequestHead) -> None:
         self.client = client
         self.head = head
         self.is_repeatable = head.method in _REPEATABLE and head.body_bytes == 0 and head.upgrade is None
-        self.give_up_at = NEVER  # no longer waits for an upstream then; set at the first dispatch
+        self.began_at = self.waits_since = client.loop.now
         self.has_waited = False
         self.is_reused = False
+        self.backend: Backend | None = None  # the latest that it was sent to
         self.request_body: BodyRelay | None = None  # set while the rest of a body is expected and passed on
+        self.request_bytes = 0  # of a body that is passed on and complete
+        self.response: ResponseHead | None = None  # the final one
+        self.first_byte_at: float | None = None  # of a response that does not come all at once
         self.response_body: BodyRelay | None = None  # set from the final response head on, if it has a body
         self._upstream: UpstreamConnection | None = None
-        self._release: Release | None = None
         self._partial = b""
         self._scanned = 0
         self._has_response_bytes = False
@@ -92,7 +99,8 @@ class Exchange:
         self._upstream = upstream
         self.is_reused = is_reused
         upstream.exchange = self
-        release = self._release = upstream.backend.release
+        backend = self.backend = upstream.backend
+        release = backend.release
         release.http += 1
         client.worker.count_changed(release)
         data = request_head_bytes(self.head, client.facts)
@@ -161,6 +169,8 @@ class Exchange:
         self._watch_request()
 
     def _request_done(self) -> None:
+        assert self.request_body is not None
+        self.request_bytes = self.request_body.reader.passed
         self.request_body = None
         if self.client.inflow is not None:
             self.client.inflow.end()
@@ -239,6 +249,7 @@ class Exchange:
                 return
 
     def _start_response(self, response: ResponseHead, data: bytes, end: int) -> None:
+        self.response = response
         client = self.client
         head = self.head
         framing = response_framing(response, head.method == b"HEAD")
@@ -272,6 +283,7 @@ class Exchange:
             self.fail_upstream(f"the application's response is malformed: {error}")
             return
         self.response_body = relay
+        self.first_byte_at = client.loop.now
         client.write(head_bytes + passed_on)
         if relay.reader.is_done:
             self._finish(relay.reader.rest)
@@ -318,7 +330,7 @@ class Exchange:
             # and as one that may not be repeated: that goes out on a fresh connection.
             self._leave_upstream(is_reusable=False)
             self.is_repeatable = False
-            self.give_up_at = NEVER
+            self.waits_since = self.client.loop.now
             self.client.worker.dispatcher.dispatch(self)
         else:
             self.fail_upstream("the application closed the connection without an answer")
@@ -343,20 +355,19 @@ class Exchange:
         if self.head.upgrade is None or self.request_body is not None or response.upgrade is None:
             self.fail_upstream("the application switched protocols though it was not asked to")
             return
-        release = self._release
-        assert release is not None
-        self._open_tunnel(upstream, release, interim_head_bytes(response) + rest)
+        self.response = response
+        self._open_tunnel(upstream, interim_head_bytes(response) + rest)
         self._leave_upstream(is_reusable=False)  # the tunnel has taken its socket
 
-    def _open_tunnel(self, upstream: UpstreamConnection, release: Release, first: bytes) -> None:
-        open_tunnel(self.client, upstream, release, first)
+    def _open_tunnel(self, upstream: UpstreamConnection, first: bytes) -> None:
+        open_tunnel(self.client, upstream, upstream.backend.release, first)
 
     # Endings.
 
     def fail_upstream(self, why: str) -> None:
         """It is the application's fault: 502, and the operator hears of it."""
         worker = self.client.worker
-        worker.report("upstream failed", {"release": "" if self._release is None else self._release.key, "error": why})
+        worker.report("upstream failed", {"release": self._release_key, "error": why})
         self.fail(502, why.partition(":")[0])
 
     def fail(self, status: int, sentence: str, retry_after_seconds: int | None = None) -> None:
@@ -379,22 +390,26 @@ class Exchange:
 
     def _cut_short(self, why: str) -> None:
         """Make sure that what the client has is not taken for all there is."""
-        release = self._release
-        self.client.worker.report("response cut short", {"release": release.key if release else "", "error": why})
+        self.client.worker.report("response cut short", {"release": self._release_key, "error": why})
         self._leave_upstream(is_reusable=False)
         self.client.close_cut_short(must_reset=self._outgoing is UNTIL_CLOSE)
 
+    @property
+    def _release_key(self) -> str:
+        return "" if self.backend is None else self.backend.release.key
+
     def _leave_upstream(self, *, is_reusable: bool) -> None:
-        upstream, release = self._upstream, self._release
-        self._upstream = self._release = None
-        if upstream is not None:
-            for splice in (upstream.inflow, upstream.outflow):
-                if splice is not None:
-                    splice.end()
-            if is_reusable:
-                upstream.rest_idle()
-            else:
-                upstream.close()
-        if release is not None:
-            release.http -= 1
-            self.client.worker.count_changed(release)
+        upstream = self._upstream
+        if upstream is None:
+            return
+        self._upstream = None
+        release = upstream.backend.release
+        for splice in (upstream.inflow, upstream.outflow):
+            if splice is not None:
+                splice.end()
+        if is_reusable:
+            upstream.rest_idle()
+        else:
+            upstream.close()
+        release.http -= 1
+        self.client.worker.count_changed(release)

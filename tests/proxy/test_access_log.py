@@ -383,6 +383,18 @@ def test_what_is_remembered_of_long_chains_of_proxies_is_bounded(tmp_path: Path)
     log.close()
 
 
+def test_a_rotation_is_noticed_under_any_load(tmp_path: Path) -> None:
+    """Lines that fill the buffer within the second do not put off the look at the path."""
+    log, loop, _ = opened(tmp_path / "log")
+    log.add("first\n")
+    due = log.deadline
+    for _ in range(5):
+        loop.now += 0.1
+        log.add("x" * 100_000)
+    assert log.deadline == due
+    log.close()
+
+
 def test_the_clock_is_that_of_the_wall(tmp_path: Path) -> None:
     log, loop, _ = opened(tmp_path / "log")
     stamp = log.timestamp(loop.now)
