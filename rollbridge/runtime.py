@@ -35,15 +35,38 @@ class UnsafeDirectory(Exception):
     """Code is not run from a directory that somebody else can write to; the message says which and why."""
 
 
+@dataclass(frozen=True, slots=True)
+class LastingCommand:
+    """Runs this code whatever becomes of the file it was started from; to be followed by arguments.
+
+    ``copy`` is the private copy that it names, empty for an installed package, which runs in place.
+    """
+
+    argv: tuple[str, ...]
+    copy: str
+
+
 def self_command() -> list[str]:
-    """Return the command that runs this very code again, to be followed by arguments.
+    """Return the command that runs this very code again, to be followed by arguments."""
+    archive = running_archive()
+    target = archive if archive is not None else str(_package_directory() / "__main__.py")
+    return command_for(sys.executable or str(Path("/proc/self/exe").readlink()), target)
+
+
+def command_for(python: str, target: str) -> list[str]:
+    """Return the command that runs the code at ``target``, to be followed by arguments.
 
     Isolated: the environment and the working directory have no say in which code that is. An installed package is
     named by its path, since ``-I -m`` would not find one that is installed for a user, or not installed at all.
     """
-    archive = running_archive()
-    target = archive if archive is not None else str(_package_directory() / "__main__.py")
-    return [sys.executable or str(Path("/proc/self/exe").readlink()), "-I", target]
+    return [python, "-I", target]
+
+
+def lasting_command(runtime_dir: str) -> LastingCommand:
+    """Return the command that runs this code from its private copy; raises as ``private_copy`` does."""
+    command = self_command()
+    copy = private_copy(runtime_dir)
+    return LastingCommand((*command[:-1], copy) if copy else tuple(command), copy)
 
 
 def runtime_info() -> RuntimeInfo:
@@ -65,8 +88,11 @@ def private_copy(runtime_dir: str) -> str:
     the directory of the copies is not ours alone, OSError when it cannot be written.
     """
     archive = running_archive()
-    if archive is None:
-        return ""
+    return "" if archive is None else copy_file(archive, runtime_dir)[0]
+
+
+def copy_file(archive: str, runtime_dir: str) -> tuple[str, str]:
+    """Return path and digest of a verified copy of the single file at ``archive``; as ``private_copy`` otherwise."""
     content = Path(archive).read_bytes()
     digest = _digest(content)
     name = f"{_PREFIX}{digest.removeprefix('sha256:')[:_NAME_DIGITS]}{_SUFFIX}"
@@ -77,7 +103,7 @@ def private_copy(runtime_dir: str) -> str:
             _write_copy(directory, name, content)
     finally:
         os.close(directory)
-    return str(path / name)
+    return str(path / name), digest
 
 
 def restore_copy(path: str, descriptor: int) -> None:

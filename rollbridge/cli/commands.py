@@ -28,6 +28,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "stop": Command("release", "stop the active (or a named) release; the proxy answers 503"),
     "restart": Command("release", "bounce processes other than the proxied one"),
     "reload": Command("release", "read the config again, open the logs anew"),
+    "upgrade": Command("upgrade", "the running daemon continues as this file"),
     "shutdown": Command("daemon", "stop everything, then the daemon"),
     "recover": Command("takeover", "list what a daemon left, stop it, or bring everything back"),
     "predeploy-cleanup": Command("takeover", "stop what the first deploy replaces"),

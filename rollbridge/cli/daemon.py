@@ -6,11 +6,15 @@ import argparse
 import os
 import re
 import sys
+from typing import TYPE_CHECKING
 
 from rollbridge.cli.errors import CliError, UsageError
 from rollbridge.cli.output import print_result
 from rollbridge.cli.parser import CommandParser, Subparsers, add_command
 from rollbridge.cli.session import absolute_path, client_of
+
+if TYPE_CHECKING:
+    from rollbridge.daemon.handover import Continuation
 
 DAEMON = """\
 Runs the supervisor in the foreground, for systemd, a container, or to watch it;
@@ -53,6 +57,35 @@ def add_parser(subparsers: Subparsers[CommandParser]) -> None:
 
 def run_foreground(args: argparse.Namespace) -> int:
     _check_bootstrap(args)
+    return _run_daemon(args, None)
+
+
+def run_continued(arguments: list[str]) -> int:
+    """Run the daemon that this process has been already, as other code; ``arguments`` are those of ``daemon``.
+
+    Whatever goes wrong before it is up, down to a command line that this code does not understand: the code before
+    us goes on.
+    """
+    from rollbridge.cli.commands import COMMANDS
+    from rollbridge.cli.dispatch import parse, report
+    from rollbridge.cli.failures import explain
+    from rollbridge.cli.output import prepare_streams
+    from rollbridge.daemon.handover import Continuation, receive
+
+    prepare_streams()
+    handover = receive()
+    assert handover is not None, "asked only when there is one"
+    continuation = Continuation(handover)
+    try:
+        return _run_daemon(parse(arguments, "daemon", COMMANDS), continuation)
+    except BaseException as error:
+        told = explain(error) if isinstance(error, Exception) else CliError(f"ended by {type(error).__name__}.")
+        if continuation.can_go_back:
+            continuation.go_back(told.message)
+        return report(told, arguments)
+
+
+def _run_daemon(args: argparse.Namespace, continuation: Continuation | None) -> int:
     from rollbridge.daemon.errors import DaemonFailed
     from rollbridge.daemon.main import run_daemon
     from rollbridge.daemon.options import DaemonOptions
@@ -66,7 +99,7 @@ def run_foreground(args: argparse.Namespace) -> int:
         pid_path=absolute_path(args.daemon_pid_path) if args.daemon_pid_path is not None else None,
     )
     try:
-        return run_daemon(absolute_path(args.config), options)
+        return run_daemon(absolute_path(args.config), options, continuation)
     except DaemonFailed as error:
         data = {"lines": list(error.lines), "process": error.process} if error.lines else {}
         raise CliError(str(error), error.exit_code, data) from error

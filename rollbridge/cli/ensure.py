@@ -200,11 +200,10 @@ def _start(args: argparse.Namespace, settings: ClientSettings, timeout: float) -
 
 
 def _daemon_command(settings: ClientSettings) -> list[str]:
-    from rollbridge.runtime import UnsafeDirectory, private_copy, self_command
+    from rollbridge.runtime import UnsafeDirectory, lasting_command
 
-    command = self_command()
     try:
-        copy = private_copy(settings.runtime_dir)
+        return list(lasting_command(settings.runtime_dir).argv)
     except UnsafeDirectory as error:
         raise CliError(str(error)) from error
     except OSError as error:
@@ -212,7 +211,6 @@ def _daemon_command(settings: ClientSettings) -> list[str]:
             f"this file cannot be copied to {settings.runtime_dir}, where the daemon is to run from: "
             f"{error.strerror}. Make room, or change runtime_dir."
         ) from error
-    return [*command[:-1], copy] if copy else command
 
 
 def _detached(command: list[str], log: int) -> subprocess.Popen[bytes]:

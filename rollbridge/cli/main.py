@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from rollbridge import __version__
@@ -18,6 +19,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         from rollbridge.proxy.worker import main as run_worker
 
         return run_worker(arguments[1:])
+    if arguments[:1] == ["_upgrade-check"]:  # by the daemon that is asked to go on as this code
+        from rollbridge.cli.upgrade import run_check
+
+        return run_check(arguments[1:])
+    if arguments[:1] == ["daemon"] and "ROLLBRIDGE_HANDOVER" in os.environ:  # by the daemon that goes on as this code
+        from rollbridge.cli.daemon import run_continued
+
+        return run_continued(arguments)
     if arguments[:1] == ["_demo-app"]:  # these two by the config that `demo` writes
         from rollbridge.demo.app import main as run_demo_app
 

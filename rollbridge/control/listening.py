@@ -229,6 +229,20 @@ def refuse_what_is_not_ours_to_replace(path: str) -> None:
     raise SocketInUse(path, holder.pid, user_name(holder.uid))
 
 
+def is_as_wanted(file: SocketFile, path: str, mode: int, owner: str | None, group: str | None) -> bool:
+    """Whether ``file`` is still at ``path`` with these permissions."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return (
+        (file.path, file.mode) == (path, mode)
+        and (file.device, file.inode) == (found.st_dev, found.st_ino)
+        and (owner is None or user_id(owner) == file.uid)
+        and (group is None or group_id(group) == file.gid)
+    )
+
+
 def remove_socket_file(file: SocketFile) -> None:
     """Remove the path when it still is this socket; a successor that took it over keeps it.
 

@@ -14,12 +14,13 @@ import select
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from rollbridge.control.listening import (
     ControlSocketError,
     SocketFile,
     SocketInUse,
+    is_as_wanted,
     is_permitted,
     open_socket_file,
     peer_groups,
@@ -88,13 +89,35 @@ class ControlServer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweeping: asyncio.TimerHandle | None = None
 
-    async def start(self) -> None:
-        """Appear at the path and serve; raises SocketInUse or ControlSocketError (both OSError)."""
+    async def start(self, inherited: SocketFile | None = None) -> None:
+        """Appear at the path and serve; raises SocketInUse or ControlSocketError (both OSError).
+
+        ``inherited`` is the socket that the code before us listened on: who waits in its queue is served, unless the
+        config wants another.
+        """
         self._loop = asyncio.get_running_loop()
         self._daemon_uid = os.geteuid()
-        self._file = open_socket_file(self._path, self._mode, self._owner, self._group)
+        self._file = self._take(inherited)
         self._loop.add_reader(self._file.listener, self._accept)
         self._sweep()
+
+    def _take(self, inherited: SocketFile | None) -> SocketFile:
+        if inherited is None:
+            return open_socket_file(self._path, self._mode, self._owner, self._group)
+        if is_as_wanted(inherited, self._path, self._mode, self._owner, self._group):
+            return inherited
+        remove_socket_file(inherited)
+        inherited.listener.close()
+        return open_socket_file(self._path, self._mode, self._owner, self._group)
+
+    @property
+    def file(self) -> SocketFile | None:
+        """What it listens on; None before the start and after the end."""
+        return self._file
+
+    def descriptor_of(self, task: asyncio.Task[Any] | None) -> int | None:
+        """Return the connection of the client whose request ``task`` handles; None when that client has gone."""
+        return next((client.descriptor for client in self._clients if client.task is task), None)
 
     def stop_listening(self) -> None:
         """Disappear from the path; clients that are connected stay and get their answers."""
@@ -251,6 +274,14 @@ class _Client(asyncio.Protocol):
 
     def is_watching(self) -> bool:
         return self._is_observing
+
+    @property
+    def descriptor(self) -> int | None:
+        """Of the connection; None when it is gone."""
+        if self._transport is None:
+            return None
+        descriptor: int = self._transport.get_extra_info("socket").fileno()
+        return descriptor
 
     # What the transport tells
 

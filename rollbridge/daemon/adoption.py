@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from rollbridge.config.launch import TemplateError
 from rollbridge.config.model import Config, Policy
+from rollbridge.daemon.definitions import definable, rebuilt, template_of
 from rollbridge.daemon.errors import DaemonFailed
 from rollbridge.daemon.intent import intent_at_start
 from rollbridge.daemon.recorded import Record, RecordedRelease, RecordedState, state_after
@@ -52,9 +52,7 @@ def take_over(supervisor: Supervisor, recorded: RecordedState) -> Adopted:
         fleet.shared_ports.update(recorded.shared_ports)
     for one in recorded.releases:
         _take_release(supervisor, one, is_same_boot, adopted)
-    # Services outlive the releases: after a stop, the last one defines them as it did.
-    ended = fleet.releases[-1] if fleet.releases else None
-    template = fleet.active or next((release for release in fleet.releases if release.is_alive), ended)
+    template = template_of(fleet.releases)
     if is_same_boot and template is None:
         for record in (*recorded.services, *recorded.singletons):
             supervisor.keep_orphan(record, "no release is known any more that defines it")
@@ -71,18 +69,7 @@ def take_over(supervisor: Supervisor, recorded: RecordedState) -> Adopted:
 
 def _take_release(supervisor: Supervisor, one: RecordedRelease, is_same_boot: bool, adopted: Adopted) -> None:
     fleet = supervisor.fleet
-    release = Release(
-        key=one.key,
-        release_id=one.identity.release_id,
-        release_path=one.identity.release_path,
-        revision=one.identity.revision,
-        upstream_host=one.upstream_host,
-        ports=one.ports,
-        state=one.state,
-        activated_at=one.activated_at,
-        drain_started_at=one.drain_started_at,
-        stopped_at=one.stopped_at,
-    )
+    release = rebuilt(one)
     was_alive = release.is_alive
     if was_alive and is_same_boot:
         specs = _usable(fleet, lambda config: release_specs(fleet, config, release))
@@ -98,19 +85,7 @@ def _take_release(supervisor: Supervisor, one: RecordedRelease, is_same_boot: bo
 
 
 def _usable(fleet: Fleet, build: Callable[[Config], list[ProcessSpec]]) -> dict[str, ProcessSpec]:
-    """Return what ``build`` makes of each process of the config by itself, in their order, by instance id.
-
-    The config may have changed since: one process that cannot be defined for a release that knows nothing of it must
-    not take the others with it.
-    """
-    specs: list[ProcessSpec] = []
-    for process in fleet.config.processes.values():
-        try:
-            specs += build(replace(fleet.config, processes={process.id: process}))
-        except TemplateError as error:
-            fleet.around.record("definition not usable", {"error": str(error)})
-    order = (Policy.SERVICE, Policy.COMPANION, Policy.PROXIED, Policy.SINGLETON)
-    return {spec.instance_id: spec for spec in sorted(specs, key=lambda spec: order.index(spec.process.policy))}
+    return definable(fleet.config, build, fleet.around.record)
 
 
 def _refuse_to_forget(release: Release, records: Sequence[Record], specs: Mapping[str, ProcessSpec]) -> None:

@@ -16,6 +16,7 @@ from typing import Final
 import psutil
 
 from rollbridge.daemon.recorded import RecordedWorker
+from rollbridge.daemon.worker_start import worker_index
 from rollbridge.process.identity import ProcessIdentity, held_pidfd, is_alive, read_start_ticks
 from rollbridge.proxy.messages import MAX_LINE_BYTES, BadMessage, Hello, Welcome, decode, encode
 
@@ -34,6 +35,8 @@ class AttachedWorker:
     generation: int  # of the last route it acknowledged
     active: str | None  # key of the release that this route sends new requests to
     routed: frozenset[str]  # keys of all releases that it knows
+    digest: str  # of its code, as recorded; empty when that is not known
+    is_retiring: bool
     greeting: bytes  # what it said so far, its Welcome first
 
 
@@ -101,15 +104,15 @@ def unrecorded_workers(runtime_dir: str, recorded: Sequence[RecordedWorker]) -> 
     known = {one.socket_path for one in recorded}
     found = []
     for path in sorted(Path(runtime_dir).glob("worker-*.sock")):
-        index = path.stem.removeprefix("worker-")
-        if str(path) in known or not index.isdecimal():
+        index = worker_index(path.name)
+        if str(path) in known or index is None:
             continue
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knock, contextlib.suppress(OSError):
             knock.settimeout(_ANSWER_SECONDS)
             knock.connect(str(path))
             pid = _peer_pid(knock)
             if (start_ticks := read_start_ticks(pid)) is not None:
-                found.append(RecordedWorker(int(index), pid, start_ticks, str(path)))
+                found.append(RecordedWorker(index, pid, start_ticks, str(path)))
     return tuple(found)
 
 
@@ -162,6 +165,8 @@ def _greet(one: RecordedWorker, identity: ProcessIdentity) -> tuple[AttachedWork
         generation=welcome.generation,
         active=welcome.active,
         routed=frozenset(welcome.counts.releases),
+        digest=one.digest,
+        is_retiring=one.is_retiring or welcome.is_retiring,
         greeting=data,
     )
     return worker, passed

@@ -13,6 +13,7 @@ from rollbridge.control.protocol import CommandError, Peer
 from rollbridge.daemon.intent import Intent
 from rollbridge.daemon.log_stream import collect_logs, follow_events, follow_logs
 from rollbridge.daemon.reloading import reload
+from rollbridge.daemon.succession import UpgradeRequest, refuse_strangers
 from rollbridge.daemon.supervisor import Supervisor
 from rollbridge.release.admission import DeployRequest
 from rollbridge.release.deploy import DeployResult, deploy, rollback
@@ -204,6 +205,27 @@ async def _logs(supervisor: Supervisor, arguments: Arguments, send: Send, peer: 
     return {"logs": lines}
 
 
+async def _upgrade(supervisor: Supervisor, arguments: Arguments, send: Send, peer: Peer) -> Answer:
+    refuse_strangers(peer, "an upgrade")
+    python, target, digest = (arguments.text(name) or "" for name in ("python", "target", "digest"))
+    if not (python.startswith("/") and target.startswith("/") and digest):
+        raise CommandError("upgrade needs python and target, absolute paths, and a digest", _ASKED_WRONGLY)
+    request = UpgradeRequest(python, target, arguments.flag("is_zipapp"), digest)
+    _record_request(supervisor, "upgrade", peer, {"target": target, "digest": digest})
+    report = _report(supervisor, send)
+
+    def tell(phase: str, message: str) -> None:
+        send({"phase": phase, "message": message, "seconds": report.seconds})
+
+    return await supervisor.succession.upgrade(request, arguments.flag("wait"), tell)
+
+
+async def _give_way(supervisor: Supervisor, arguments: Arguments, send: Send, peer: Peer) -> Answer:
+    refuse_strangers(peer, "a takeover")
+    _record_request(supervisor, "give-way", peer, {})
+    await supervisor.succession.give_way(arguments.flag("wait"))
+
+
 def _record_request(supervisor: Supervisor, command: str, peer: Peer, data: dict[str, object]) -> None:
     given = {name: value for name, value in data.items() if value is not None}
     supervisor.machinery.events.record(f"{command} requested", {**given, "pid": peer.pid, "uid": peer.uid})
@@ -212,6 +234,7 @@ def _record_request(supervisor: Supervisor, command: str, peer: Peer, data: dict
 COMMANDS: Final[Mapping[str, Command]] = {
     "deploy": _deploy,
     "events": _events,
+    "give-way": _give_way,
     "logs": _logs,
     "ping": _ping,
     "reload": _reload,
@@ -220,4 +243,5 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "shutdown": _shutdown,
     "status": _status,
     "stop": _stop,
+    "upgrade": _upgrade,
 }

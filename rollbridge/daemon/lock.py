@@ -38,6 +38,23 @@ class DaemonLock:
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 
+    @classmethod
+    def inherited(cls, runtime_dir: str, descriptor: int) -> DaemonLock:
+        """Go on holding the lock through ``descriptor``, which the code that this process ran before held it by.
+
+        A flock belongs to the open file, not to the program: it was not free for a moment.
+        """
+        lock = cls.__new__(cls)
+        lock.path = str(Path(runtime_dir, LOCK_NAME))
+        lock._descriptor = descriptor
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock
+
+    @property
+    def descriptor(self) -> int:
+        return self._descriptor
+
     def release(self) -> None:
         """Give the lock back; the file stays, an unlinked lock file could be held twice."""
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # whoever else has it open: closing alone would not do
         os.close(self._descriptor)

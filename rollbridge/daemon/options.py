@@ -19,3 +19,16 @@ class DaemonOptions:
     boot_attestation: str | None = None
     resume: bool = False
     pid_path: str | None = None
+
+    def arguments(self, config_path: str) -> list[str]:
+        """Return the command line that says the same, for the code that this daemon goes on as."""
+        given = {
+            "--config": config_path,
+            "--release-path": self.release_path,
+            "--release-id": self.release_id,
+            "--revision": self.revision,
+            "--boot-attestation": self.boot_attestation,
+            "--daemon-pid-path": self.pid_path,
+        }
+        words = [word for name, value in given.items() if value is not None for word in (name, value)]
+        return ["daemon", *words, *(["--resume"] if self.resume else [])]

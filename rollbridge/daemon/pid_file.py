@@ -19,13 +19,24 @@ def pid_file(path: str | None) -> Iterator[None]:
         yield
         return
     place = Path(path)
-    own = f"{os.getpid()}\n"
+    own = _own_line()
     temporary = place.with_name(f"{place.name}.{os.getpid()}")
     temporary.write_text(own, encoding="ascii")
     temporary.replace(place)
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            if place.read_text(encoding="ascii") == own:
-                place.unlink()
+        remove_pid_file(path)
+
+
+def remove_pid_file(path: str | None) -> None:
+    """Remove the pid file while it holds our pid."""
+    if path is None:
+        return
+    with contextlib.suppress(OSError):
+        if Path(path).read_text(encoding="ascii") == _own_line():
+            Path(path).unlink()
+
+
+def _own_line() -> str:
+    return f"{os.getpid()}\n"

@@ -36,6 +36,8 @@ class RecordedWorker:
     pid: int
     start_ticks: int
     socket_path: str
+    digest: str = ""  # of its code; empty when that is not known
+    is_retiring: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,4 +157,4 @@ def _worker(entry: Record) -> RecordedWorker | None:
     path = _text(entry.get("socket"))
     if not (isinstance(index, int) and isinstance(pid, int) and isinstance(ticks, int) and path):
         return None
-    return RecordedWorker(index, pid, ticks, path)
+    return RecordedWorker(index, pid, ticks, path, _text(entry.get("digest")), entry.get("state") == "retiring")

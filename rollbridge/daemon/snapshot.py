@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from rollbridge.config.model import Config
 from rollbridge.daemon.events import format_utc
 from rollbridge.daemon.options import DaemonOptions
+from rollbridge.daemon.worker_link import WorkerLink
 from rollbridge.daemon.workers import WorkerPool
 from rollbridge.process.managed import ManagedProcess
 from rollbridge.process.tree import ProcessTable
@@ -44,9 +45,25 @@ def proxy_status(config: Config, pool: WorkerPool) -> Document:
         "port": config.proxy.port,
         "upstream_host": config.proxy.upstream_host,
         "workers": [
-            {"index": link.index, "pid": link.identity.pid, **link.totals()} for _, link in sorted(pool.links.items())
+            {
+                "index": link.index,
+                "pid": link.identity.pid,
+                "state": _worker_state(link),
+                "version": link.version,
+                **link.totals(),
+            }
+            for link in _in_order(pool)
         ],
     }
+
+
+def _in_order(pool: WorkerPool) -> list[WorkerLink]:
+    """The workers by their places, in each the one that serves first."""
+    return sorted(pool.links, key=lambda link: (link.index, link.is_retiring))
+
+
+def _worker_state(link: WorkerLink) -> str:
+    return "retiring" if link.is_retiring else "serving"
 
 
 def fleet_status(fleet: Fleet, pool: WorkerPool, table: ProcessTable) -> Document:
@@ -102,8 +119,10 @@ def fleet_state(fleet: Fleet, pool: WorkerPool) -> Document:
                 "pid": link.identity.pid,
                 "start_ticks": link.identity.start_ticks,
                 "socket": link.socket_path,
+                "digest": link.digest,
+                "state": _worker_state(link),
             }
-            for _, link in sorted(pool.links.items())
+            for link in _in_order(pool)
         ],
     }
 

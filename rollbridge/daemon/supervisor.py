@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rollbridge.config.load import load_config
 from rollbridge.config.model import Config
@@ -19,7 +19,8 @@ from rollbridge.daemon.options import DaemonOptions
 from rollbridge.daemon.service_manager import ServiceManager
 from rollbridge.daemon.snapshot import Document, bootstrap_status, fleet_state, fleet_status, proxy_status
 from rollbridge.daemon.state_file import State, encode_state, write_state
-from rollbridge.daemon.workers import WorkerPool, worker_settings
+from rollbridge.daemon.worker_start import worker_settings
+from rollbridge.daemon.workers import WorkerPool
 from rollbridge.process.clock import SystemClock
 from rollbridge.process.linux import trim_heap
 from rollbridge.process.managed import ManagedProcess, ProcessSpec
@@ -30,6 +31,9 @@ from rollbridge.process.table import scan_processes
 from rollbridge.release.fleet import Fleet, Surroundings
 from rollbridge.release.operations import begin_ending, kill_everything, stop_everything
 from rollbridge.runtime import RuntimeInfo
+
+if TYPE_CHECKING:
+    from rollbridge.daemon.succession import Succession
 
 _SAVE_PAUSE_SECONDS: Final = 0.02  # changes that come together are written together
 _SAVE_EVERY_SECONDS: Final = 5.0  # counters and output offsets that change all the time
@@ -68,6 +72,7 @@ class Supervisor:
         self.orphans: list[Mapping[str, object]] = []
         self.intent = Intent.SERVE
         self.on_reload: Callable[[], None] = lambda: None
+        self.succession: Succession  # set once there is a lock and a control socket to hand on
         self._environ = environ
         self._save_handle: asyncio.TimerHandle | None = None
         self._is_final = False

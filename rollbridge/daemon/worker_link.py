@@ -17,6 +17,7 @@ from rollbridge.proxy.messages import (
     Message,
     ReleaseCounts,
     Report,
+    Retire,
     Route,
     Settings,
     Shutdown,
@@ -38,10 +39,14 @@ class WorkerLink:
         socket_path: str,
         on_change: Callable[[], None],
         record: Callable[[str, dict[str, object]], None],
+        digest: str = "",
+        is_retiring: bool = False,
     ) -> None:
         self.index = index
         self.identity = identity
         self.socket_path = socket_path
+        self.digest = digest  # of the code it runs; empty when that is not known
+        self.is_retiring = is_retiring  # it accepts nothing more, and ends with its last connection
         self.acknowledged = 0  # generation of the last acknowledged route
         self.welcome: Welcome | None = None
         self.is_lost = False  # the link is closed: the worker is gone, or wedged
@@ -58,7 +63,7 @@ class WorkerLink:
             reader.feed_data(already_read)
         self._reading = asyncio.create_task(self._read(reader), name=f"worker {self.index} link")
 
-    def send(self, message: Settings | Route | Shutdown | Hello) -> None:
+    def send(self, message: Settings | Route | Retire | Shutdown | Hello) -> None:
         """Queue ``message``; a worker that is gone is found out by its exit, not here."""
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(encode(message))
@@ -71,6 +76,11 @@ class WorkerLink:
         """Return its counters that belong to no release."""
         counts = self._counts
         return {"clients": counts.clients, "requests_total": counts.requests_total, "held": counts.held}
+
+    @property
+    def version(self) -> str | None:
+        """The version of its code, None before it has answered."""
+        return None if self.welcome is None else self.welcome.version
 
     def in_flight(self) -> int:
         """Return the requests in flight on all releases, tunnels left out."""

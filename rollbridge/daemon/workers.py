@@ -1,82 +1,44 @@
-"""The proxy workers: started, told where requests go, replaced when they die."""
+"""The proxy workers: started, told where requests go, replaced when they die or run other code."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from rollbridge.config.model import ProxyConfig
 from rollbridge.daemon.attach import AttachedWorker
-from rollbridge.daemon.log_file import bound_file
-from rollbridge.daemon.runtime_dir import RuntimeDirError
 from rollbridge.daemon.worker_link import WorkerLink
+from rollbridge.daemon.worker_start import WorkerNotStarted, WorkerStarter, respawn_delay
 from rollbridge.process.exits import describe_exit
 from rollbridge.process.identity import signal_identity
-from rollbridge.process.reaper import Child, Reaper, StartFailed
-from rollbridge.proxy.messages import Hello, Route, Settings, Shutdown, Target
+from rollbridge.process.reaper import Child
+from rollbridge.proxy.messages import Hello, Retire, Route, Settings, Shutdown, Target
 from rollbridge.proxy.messages import Upstream as WireUpstream
 from rollbridge.release.release import Connections, RouteTarget
-from rollbridge.runtime import UnsafeDirectory
 
 _ACK_SECONDS: Final = 5.0  # a worker's loop turns in microseconds; one that does not answer by then is wedged
 _START_SECONDS: Final = 20.0  # an interpreter's start takes 0.1 s; even a machine that swaps manages in this
-_WORKERS_LOG_BYTES: Final = 1024 * 1024  # of a worker that dies at its start, again and again, the last will do
-_STEADY_SECONDS: Final = 5.0  # a worker that lived so long did not die of its start
-_MAX_RESPAWN_DELAY_SECONDS: Final = 5.0
-
-
-def worker_count(configured: int | None) -> int:
-    """Return how many workers to run; None means one per core this process may use."""
-    return configured if configured is not None else len(os.sched_getaffinity(0))
-
-
-def worker_settings(proxy: ProxyConfig) -> Settings:
-    """Return what a worker must know of the config."""
-    return Settings(
-        hold_timeout_seconds=proxy.hold_timeout_seconds,
-        head_timeout_seconds=proxy.head_timeout_seconds,
-        idle_timeout_seconds=proxy.idle_timeout_seconds,
-        response_timeout_seconds=proxy.response_timeout_seconds,
-        max_head_bytes=proxy.max_head_bytes,
-        max_connections=proxy.max_connections,
-        trusted_proxies=tuple(str(network) for network in proxy.trusted_proxies),
-        access_log=proxy.access_log,
-    )
-
-
-def respawn_delay(lived_seconds: float, previous_delay: float) -> float:
-    """Return how long to wait before a worker that lived ``lived_seconds`` is started again (seconds)."""
-    if lived_seconds >= _STEADY_SECONDS:
-        return 0.0
-    return min(_MAX_RESPAWN_DELAY_SECONDS, max(0.05, previous_delay * 2))
 
 
 @dataclass(slots=True, eq=False)
 class WorkerPool:
     """All workers of one daemon; the ``Traffic`` of its fleet.
 
-    ``command`` runs this very code as a worker; ``put_back`` restores what that needs of the runtime directory if it
-    was emptied, or raises OSError, RuntimeDirError or UnsafeDirectory. ``_changed`` is called for every new fact and
+    There are ``count`` places, each with one worker that accepts. Others may live beside them: those that were
+    replaced serve the connections they have until the last has ended. ``_changed`` is called for every new fact and
     wakes those who wait.
     """
 
-    command: Sequence[str]
-    put_back: Callable[[], None]
-    listener: socket.socket
-    runtime_dir: str
+    starter: WorkerStarter
     settings: Settings
     count: int
-    reaper: Reaper
     record: Callable[[str, dict[str, object]], None]
     on_change: Callable[[], None]  # identities changed: the state file must know
-    attached: dict[int, AttachedWorker] = field(default_factory=dict)  # those an earlier daemon left, by index
-    links: dict[int, WorkerLink] = field(default_factory=dict)
+    attached: Sequence[AttachedWorker] = ()  # those that an earlier daemon left
+    links: list[WorkerLink] = field(default_factory=list)  # of every living worker, oldest first
     _route: Route = field(default_factory=lambda: Route(generation=1, active=None))
     _wakers: set[asyncio.Event] = field(default_factory=set)
     _keepers: list[asyncio.Task[None]] = field(default_factory=list)
@@ -84,17 +46,44 @@ class WorkerPool:
     _is_stopping: bool = False
 
     async def start(self) -> None:
-        """Start every worker and return when all have acknowledged their first route; raise TimeoutError.
+        """Fill every place; return when all workers have acknowledged their first route; raise TimeoutError.
 
-        With the first route withheld, return when all have answered.
-        Returns early when ``stop`` is called meanwhile.
+        With the first route withheld, return when all have answered. Workers of other code than ours, and those beyond
+        the count, serve until their successors do, and retire then. Returns early when ``stop`` is called meanwhile.
         """
-        # A worker beyond the count serves until it ends: its clients are worth more than the number.
-        wanted = sorted({*range(self.count), *self.attached})
-        for index in wanted:
-            self._keepers.append(asyncio.create_task(self._keep(index), name=f"proxy worker {index}"))
+        adopted = [(await self._adopt(worker)) for worker in self.attached]
+        places: dict[int, tuple[WorkerLink, Child]] = {}
+        others = []
+        for link, child in adopted:
+            if link.index < self.count and link.index not in places and self._is_current(link):
+                places[link.index] = (link, child)
+            else:
+                others.append(link)
+                self._begin(self._follow(link, child), f"former proxy worker {link.index}")
+        for index in range(self.count):
+            self._begin(self._keep(index, places.get(index)), f"proxy worker {index}")
         async with asyncio.timeout(_START_SECONDS):
-            await self._wait_for(lambda: self._is_stopping or (len(self.links) == len(wanted) and self._is_ready()))
+            await self._wait_for(lambda: self._is_stopping or (self._is_complete() and self._is_ready()))
+        if not self._is_stopping:
+            for link in others:
+                self._retire(link)
+
+    def _begin(self, keeping: Coroutine[None, None, None], name: str) -> None:
+        self._keepers.append(asyncio.create_task(keeping, name=name))
+
+    def _is_current(self, link: WorkerLink) -> bool:
+        return link.digest == self.starter.digest and not link.is_retiring
+
+    def _is_complete(self) -> bool:
+        return {link.index for link in self.links if self._is_current(link)} >= set(range(self.count))
+
+    def _retire(self, link: WorkerLink) -> None:
+        """Let a worker end with its last connection; told again when an earlier daemon has told it already."""
+        if not link.is_retiring:
+            self.record("worker retiring", {"worker": link.index, "pid": link.identity.pid})
+        link.is_retiring = True
+        link.send(Retire())
+        self.on_change()
 
     def withhold(self) -> None:
         """Accept no connection before the next ``switch``: clients wait in the kernel's queue, and lose nothing."""
@@ -102,7 +91,7 @@ class WorkerPool:
 
     def _is_ready(self) -> bool:
         if self._is_withheld:
-            return all(link.welcome is not None for link in self.links.values())
+            return all(link.welcome is not None for link in self.links)
         return self._all_acknowledged(self._route.generation)
 
     async def switch(self, active: str | None, reason: str, targets: tuple[RouteTarget, ...]) -> None:
@@ -118,7 +107,7 @@ class WorkerPool:
             async with asyncio.timeout(_ACK_SECONDS):
                 await self._wait_for(lambda: self._all_acknowledged(generation))
         except TimeoutError:
-            for link in list(self.links.values()):
+            for link in list(self.links):
                 if link.acknowledged < generation:
                     self.record("worker killed: no answer", {"worker": link.index, "pid": link.identity.pid})
                     signal_identity(link.identity, 9)
@@ -142,7 +131,7 @@ class WorkerPool:
                 for target in targets
             ),
         )
-        self._send_route(self.links.values())
+        self._send_route(self.links)
 
     def _send_route(self, links: Iterable[WorkerLink]) -> None:
         if not self._is_withheld:
@@ -151,7 +140,7 @@ class WorkerPool:
 
     def connections(self, key: str) -> Connections:
         """Return what is in flight on a release, all workers together."""
-        counts = [link.counts(key) for link in self.links.values()]
+        counts = [link.counts(key) for link in self.links]
         return Connections(sum(one.http for one in counts), sum(one.websocket for one in counts))
 
     async def wait_until_idle(self, key: str) -> None:
@@ -161,7 +150,7 @@ class WorkerPool:
     def reconfigure(self, settings: Settings) -> None:
         """Let every worker use ``settings`` for what starts from now on."""
         self.settings = settings
-        for link in self.links.values():
+        for link in self.links:
             link.send(settings)
 
     async def stop(self, drain_seconds: float) -> None:
@@ -171,25 +160,25 @@ class WorkerPool:
         """
         self._is_stopping = True
         self._changed()
-        self.listener.close()
-        for link in self.links.values():
+        self.starter.listener.close()
+        for link in self.links:
             link.send(Shutdown(drain_seconds))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain_seconds):
-                await self._wait_for(lambda: all(link.is_lost or not link.in_flight() for link in self.links.values()))
-        for link in self.links.values():
+                await self._wait_for(lambda: all(link.is_lost or not link.in_flight() for link in self.links))
+        for link in self.links:
             link.send(Shutdown(0.0))
         try:
             async with asyncio.timeout(_ACK_SECONDS):
                 await asyncio.gather(*self._keepers, return_exceptions=True)
         except TimeoutError:
-            for link in self.links.values():
+            for link in self.links:
                 signal_identity(link.identity, 9)
             await asyncio.gather(*self._keepers, return_exceptions=True)
 
     def _all_acknowledged(self, generation: int) -> bool:
         """Whether no living worker is behind ``generation``; a dead one serves nobody."""
-        return all(link.is_lost or link.acknowledged >= generation for link in self.links.values())
+        return all(link.is_lost or link.acknowledged >= generation for link in self.links)
 
     async def _wait_for(self, condition: Callable[[], bool]) -> None:
         waker = asyncio.Event()
@@ -205,13 +194,12 @@ class WorkerPool:
         for waker in self._wakers:
             waker.set()
 
-    async def _keep(self, index: int) -> None:
-        """Run worker ``index`` for as long as the daemon lives, beginning with the one that already runs."""
+    async def _keep(self, index: int, adopted: tuple[WorkerLink, Child] | None) -> None:
+        """Keep place ``index`` filled for as long as the daemon lives, beginning with who has it already."""
         loop = asyncio.get_running_loop()
         delay = 0.0
-        attached = self.attached.pop(index, None)
-        if attached is not None:
-            await self._attend(attached)
+        if adopted is not None:
+            await self._follow(*adopted)
         while not self._is_stopping:
             began = loop.time()
             await self._run_once(index)
@@ -222,74 +210,55 @@ class WorkerPool:
 
     async def _run_once(self, index: int) -> None:
         """Start worker ``index`` and return when it has ended."""
-        socket_path = str(Path(self.runtime_dir, f"worker-{index}.sock"))
-        # Whatever is missing now, descriptors or directories, may be there at the next attempt.
+        taken = {Path(link.socket_path).name for link in self.links}
         try:
-            self.put_back()
-            ours, theirs = socket.socketpair()
-        except (OSError, RuntimeDirError, UnsafeDirectory) as error:
+            child, connected, socket_path = self.starter.start(index, taken)
+        except WorkerNotStarted as error:
             self.record("worker did not start", {"worker": index, "error": str(error)})
             return
-        ours.setblocking(False)
-        try:
-            child = self._spawn(index, theirs.fileno(), socket_path)
-        except (OSError, StartFailed) as error:
-            ours.close()
-            self.record("worker did not start", {"worker": index, "error": str(error)})
-            return
-        finally:
-            theirs.close()
         self.record("worker started", {"worker": index, "pid": child.identity.pid})
-        link = WorkerLink(index, child.identity, socket_path, self._changed, self.record)
-        await link.open(ours)
+        link = WorkerLink(index, child.identity, socket_path, self._changed, self.record, digest=self.starter.digest)
+        await link.open(connected)
         link.send(Hello())
+        self._list(link)
         await self._follow(link, child)
 
-    async def _attend(self, attached: AttachedWorker) -> None:
-        """Carry on with a worker of an earlier daemon and return when it has ended."""
-        child = self.reaper.watch(attached.identity)
-        link = WorkerLink(attached.index, attached.identity, attached.socket_path, self._changed, self.record)
+    async def _adopt(self, attached: AttachedWorker) -> tuple[WorkerLink, Child]:
+        """List a worker of an earlier daemon."""
+        child = self.starter.reaper.watch(attached.identity)
+        link = WorkerLink(
+            attached.index,
+            attached.identity,
+            attached.socket_path,
+            self._changed,
+            self.record,
+            digest=attached.digest,
+            is_retiring=attached.is_retiring,
+        )
         await link.open(attached.link, attached.greeting)
         self.record("worker adopted", {"worker": attached.index, "pid": attached.identity.pid})
-        await self._follow(link, child)
+        self._list(link)
+        return link, child
 
-    async def _follow(self, link: WorkerLink, child: Child) -> None:
-        """Tell the worker what it needs, list it, and return when it has ended."""
-        self.reaper.protect(child.identity.pid)
+    def _list(self, link: WorkerLink) -> None:
+        """Tell the worker what it needs, and list it in the same turn: no route can fall between the two."""
+        self.starter.reaper.protect(link.identity.pid)
         link.send(self.settings)
         self._send_route([link])
-        # Listed in the same turn as its first route was sent: no route can fall between the two.
-        self.links[link.index] = link
-        self.on_change()
-        status = await child.exit
-        self.reaper.unprotect(child.identity.pid)
-        await link.close()
-        del self.links[link.index]
-        if not self._is_stopping:
-            self.record(
-                "worker exited", {"worker": link.index, "pid": child.identity.pid, "how": describe_exit(status)}
-            )
-        with contextlib.suppress(OSError):  # the next worker replaces it
-            Path(link.socket_path).unlink()
-        self._changed()
+        self.links.append(link)
         self.on_change()
 
-    def _spawn(self, index: int, link_descriptor: int, socket_path: str) -> Child:
-        argv = [
-            *self.command,
-            "_proxy-worker",
-            f"--link-fd={link_descriptor}",
-            f"--listen-fd={self.listener.fileno()}",
-            f"--socket={socket_path}",
-            f"--index={index}",
-        ]
-        # A file, not our own stderr: a worker outlives this daemon, and must not die of a closed pipe.
-        path = Path(self.runtime_dir, "workers.log")
-        bound_file(path, _WORKERS_LOG_BYTES)
-        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            return self.reaper.spawn(
-                argv, cwd="/", env=None, stdout=log, stderr=log, pass_fds=(link_descriptor, self.listener.fileno())
-            )
-        finally:
-            os.close(log)
+    async def _follow(self, link: WorkerLink, child: Child) -> None:
+        """Return when the worker has ended, and is listed no more."""
+        status = await child.exit
+        self.starter.reaper.unprotect(child.identity.pid)
+        await link.close()
+        with contextlib.suppress(OSError):  # the next worker replaces it
+            Path(link.socket_path).unlink()
+        self.links.remove(link)
+        if not self._is_stopping:
+            what = {"worker": link.index, "pid": child.identity.pid, "how": describe_exit(status)}
+            has_retired = link.is_retiring and (status.is_success or not status.is_known)
+            self.record("worker retired" if has_retired else "worker exited", what)
+        self._changed()
+        self.on_change()

@@ -40,6 +40,7 @@ class Acceptor:
 
     def __init__(self, worker: Worker, listener: socket.socket) -> None:
         self.listener = listener
+        self.has_listener = True
         self.deadline = NEVER
         self.queued_for = NEVER
         self._worker = worker
@@ -61,7 +62,7 @@ class Acceptor:
         self.room_changed()
 
     def open(self) -> None:
-        if not self._worker.is_draining:
+        if not self._worker.is_leaving:
             self._is_open = True
             self.room_changed()
 
@@ -83,6 +84,13 @@ class Acceptor:
         if self._is_open:
             self._is_open = False
             self.room_changed()
+
+    def let_go(self) -> None:
+        """Accept nothing more, and give the socket up: nobody shall wait in its queue because of us alone."""
+        self.close()
+        if self.has_listener:
+            self.has_listener = False
+            self._worker.loop.close(self.listener)
 
     def expired(self) -> None:
         self.room_changed()

@@ -156,7 +156,7 @@ class Client(Stream):
             return
         if head is None:
             log_unreadable(self, status, sentence)
-        will_close = head is None or is_body_unread or not head.keep_alive or self.worker.is_draining
+        will_close = head is None or is_body_unread or not head.keep_alive or self.worker.is_leaving
         self.write(
             answer_bytes(
                 status,

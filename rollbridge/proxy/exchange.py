@@ -258,7 +258,7 @@ class Exchange:
             not head.keep_alive
             or outgoing is UNTIL_CLOSE
             or self.request_body is not None  # an early answer: where the next request starts may never be known
-            or client.worker.is_draining
+            or client.worker.is_leaving
         )
         self._is_last_on_upstream = framing is UNTIL_CLOSE or not response.keep_alive
         upstream = self._upstream

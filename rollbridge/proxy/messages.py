@@ -87,6 +87,15 @@ class Shutdown:
 
 
 @dataclass(frozen=True, slots=True)
+class Retire:
+    """Supervisor: another worker has taken over. Stop accepting, serve what is connected, exit 0 after the last.
+
+    No connection is closed while a request may be on its way on it: each is told with its next answer (Connection:
+    close), silent ones go after the idle timeout, tunnels when they end. Routes and settings are obeyed until then.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class ReleaseCounts:
     """What one release has in flight in one worker: requests not yet answered in full, and tunnels."""
 
@@ -116,6 +125,7 @@ class Welcome:
     counts: Counts
     version: str
     active: str | None = None
+    is_retiring: bool = False  # it was told to Retire
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +143,13 @@ class Report:
     data: Mapping[str, object] = field(default_factory=dict)
 
 
-Message: TypeAlias = Hello | Settings | Route | Shutdown | Welcome | Ack | Counts | Report
+Message: TypeAlias = Hello | Settings | Route | Retire | Shutdown | Welcome | Ack | Counts | Report
 
 _NAMES: Final[Mapping[type[Message], str]] = {
     Hello: "hello",
     Settings: "settings",
     Route: "route",
+    Retire: "retire",
     Shutdown: "shutdown",
     Welcome: "welcome",
     Ack: "ack",
@@ -271,6 +282,7 @@ def _read_welcome(fields: _Fields) -> Welcome:
         counts=_read_counts(_Fields(fields.mapping("counts"), "counts")),
         version=fields.text("version"),
         active=fields.optional_text("active"),
+        is_retiring=fields.flag("is_retiring", False),
     )
 
 
@@ -296,6 +308,7 @@ _READERS: Final[Mapping[str, Callable[[_Fields], Message]]] = {
     "hello": _read_hello,
     "settings": _read_settings,
     "route": _read_route,
+    "retire": lambda _: Retire(),
     "shutdown": _read_shutdown,
     "welcome": _read_welcome,
     "ack": _read_ack,

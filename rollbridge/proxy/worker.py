@@ -32,6 +32,7 @@ from rollbridge.proxy.messages import (
     Hello,
     Message,
     ReleaseCounts,
+    Retire,
     Route,
     Settings,
     Shutdown,
@@ -74,7 +75,8 @@ class Worker:
         self.loop = Loop(self._on_defect)
         self.index = index
         self.settings = Settings()
-        self.is_draining = False
+        self.is_leaving = False  # accepts nothing more, and tells every client so with its next answer
+        self.is_retiring = False
         self.requests_total = 0
         self.clients: set[Client] = set()
         self.tunnels: set[Tunnel] = set()
@@ -131,8 +133,8 @@ class Worker:
         """A client or a tunnel has gone: there is room for another."""
         self._acceptor.room_changed()
         self.totals_changed()
-        if self.is_draining and not self.clients and not self.tunnels:
-            self._stop()
+        if self.is_leaving:
+            self._stop_if_done()
 
     def report(self, message: str, data: dict[str, object]) -> None:
         """Tell the supervisor, unless it has just been told the same."""
@@ -175,6 +177,8 @@ class Worker:
                 link.send(self._counts())
                 link.send(Ack(message.generation))
                 self._acceptor.open()
+            case Retire():
+                self._retire()
             case Shutdown():
                 self._drain(message.drain_seconds)
             case _:
@@ -205,9 +209,16 @@ class Worker:
                 former.close()
         route = self.dispatcher.route
         welcome = Welcome(
-            PROTOCOL, os.getpid(), self.index, route.generation, self._counts(), __version__, route.active
+            PROTOCOL,
+            os.getpid(),
+            self.index,
+            route.generation,
+            self._counts(),
+            __version__,
+            route.active,
+            self.is_retiring,
         )
-        if hello.want_listener:
+        if hello.want_listener and self._acceptor.has_listener:
             link.send_with_listener(welcome, self._acceptor.listener)
         else:
             link.send(welcome)
@@ -259,15 +270,24 @@ class Worker:
 
     def _drain(self, drain_seconds: float) -> None:
         """Accept nothing more, finish what there is within ``drain_seconds``, stop."""
-        self.is_draining = True
+        self.is_leaving = True
         self._acceptor.close()
         self.loop.deadlines.set(self._drain_timer, min(self._drain_timer.deadline, self.loop.now + drain_seconds))
         # Requests that have arrived in this very turn are read first.
         self.loop.after_turn(self._close_idle_clients)
 
+    def _retire(self) -> None:
+        """Accept nothing more, serve what there is for as long as it takes, stop."""
+        self.is_leaving = self.is_retiring = True
+        self._acceptor.let_go()
+        self.loop.after_turn(self._stop_if_done)
+
     def _close_idle_clients(self) -> None:
         for client in list(self.clients):
             client.close_if_idle()
+        self._stop_if_done()
+
+    def _stop_if_done(self) -> None:
         if not self.clients and not self.tunnels:
             self._stop()
 

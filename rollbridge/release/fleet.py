@@ -92,6 +92,10 @@ class Fleet:
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
+    def environ(self) -> Mapping[str, str]:
+        return self.around.environ
+
+    @property
     def active(self) -> Release | None:
         return next((release for release in self.releases if release.state is ReleaseState.ACTIVE), None)
 

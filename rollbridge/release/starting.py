@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 from rollbridge.config.launch import resolve_launch
 from rollbridge.config.model import Config, LaunchContext, Policy, ProcessConfig
@@ -13,6 +14,16 @@ from rollbridge.release.port_probe import describe_holder, probe_port
 from rollbridge.release.ports import PortsExhausted, choose_ports
 from rollbridge.release.release import Release
 from rollbridge.release.steps import Step
+
+
+class Grounds(Protocol):
+    """What definitions are made of, besides a config and a release; a Fleet has it."""
+
+    @property
+    def shared_ports(self) -> Mapping[str, int]: ...
+
+    @property
+    def environ(self) -> Mapping[str, str]: ...
 
 
 def is_per_release(process: ProcessConfig) -> bool:
@@ -62,7 +73,7 @@ def _choose(fleet: Fleet, config: Config, process: ProcessConfig, wanted: int, r
 
 
 def _context(
-    fleet: Fleet,
+    grounds: Grounds,
     config: Config,
     process: ProcessConfig,
     identity: ReleaseIdentity,
@@ -79,15 +90,15 @@ def _context(
         replica_index=replica_index,
         replica_count=process.replicas,
         port=port,
-        ports={**fleet.shared_ports, **release_ports},
+        ports={**grounds.shared_ports, **release_ports},
         proxy_host=config.proxy.host,
         proxy_port=config.proxy.port,
         proxy_upstream_host=config.proxy.upstream_host,
-        environ=fleet.around.environ,
+        environ=grounds.environ,
     )
 
 
-def release_specs(fleet: Fleet, config: Config, release: Release) -> list[ProcessSpec]:
+def release_specs(grounds: Grounds, config: Config, release: Release) -> list[ProcessSpec]:
     """Return what a release starts, in start order: handoff services, companions, proxied replicas."""
     identity = ReleaseIdentity(release.release_id, release.release_path, release.revision)
     own = [process for process in config.processes.values() if is_per_release(process)]
@@ -97,7 +108,7 @@ def release_specs(fleet: Fleet, config: Config, release: Release) -> list[Proces
         ports = release.ports.get(process.id)
         for index in range(process.replicas):
             port = ports[index] if ports else None
-            context = _context(fleet, config, process, identity, port, index, release.first_ports)
+            context = _context(grounds, config, process, identity, port, index, release.first_ports)
             specs.append(
                 ProcessSpec(
                     instance_id=f"{release.key}.{process.id}.{index}",
@@ -112,15 +123,15 @@ def release_specs(fleet: Fleet, config: Config, release: Release) -> list[Proces
     return specs
 
 
-def shared_specs(fleet: Fleet, config: Config, release: Release, policy: Policy) -> list[ProcessSpec]:
+def shared_specs(grounds: Grounds, config: Config, release: Release, policy: Policy) -> list[ProcessSpec]:
     """Return the daemon's own processes of ``policy`` (persistent services, or singletons) as of ``release``."""
     identity = ReleaseIdentity(release.release_id, release.release_path, release.revision)
     specs = []
     for process in config.processes.values():
         if process.policy is not policy or is_per_release(process):
             continue
-        port = fleet.shared_ports.get(process.id)
-        context = _context(fleet, config, process, identity, port, 0, release.first_ports)
+        port = grounds.shared_ports.get(process.id)
+        context = _context(grounds, config, process, identity, port, 0, release.first_ports)
         specs.append(
             ProcessSpec(
                 instance_id=process.id,
