@@ -94,8 +94,9 @@ class Succession:
                 supervisor.machinery.events.record(
                     "upgrading", {"version": fitness.version, "digest": fitness.digest, "from": ours.version}
                 )
-                self._save("The daemon goes on as it is")
-                go_on_as([*command, *arguments], self._handover(previous, began))
+                with supervisor.machinery.manager.reloading():
+                    self._save("The daemon goes on as it is")
+                    go_on_as([*command, *arguments], self._handover(previous, began))
             except OSError as error:
                 raise OperationFailed(
                     f"{command[0]} cannot be run: {error.strerror}. The daemon goes on as it is"
