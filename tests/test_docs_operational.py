@@ -13,7 +13,7 @@ import pytest
 
 from rollbridge.config.load import load_config
 from rollbridge.daemon.commands import COMMANDS
-from rollbridge.proxy.messages import Counts, Hello, Report, Route, Settings, Shutdown, Welcome, decode, encode
+from rollbridge.proxy.messages import Counts, Hello, Report, Retire, Route, Settings, Shutdown, Welcome, decode, encode
 from tests.support.application import Application
 from tests.support.waiting import wait_until
 
@@ -189,7 +189,7 @@ def test_files_that_architecture_names_exist() -> None:
 
 def test_the_worker_link_is_told_whole() -> None:
     told = {row[0]: row for row in rows(section(read("architecture"), "The worker link"))}
-    messages = [Hello(), Settings(), Route(1, None), Shutdown(), Report("x")]
+    messages = [Hello(), Settings(), Route(1, None), Retire(), Shutdown(), Report("x")]
     messages += [Counts(), Welcome(1, 1, 0, 0, Counts(), "0")]
     for message in messages:
         assert decode(encode(message)) == message
