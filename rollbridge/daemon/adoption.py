@@ -7,7 +7,7 @@ what the earlier daemon's last one said; then what was half done is undone or co
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rollbridge.config.model import Config, Policy
@@ -18,7 +18,7 @@ from rollbridge.daemon.recorded import Record, RecordedRelease, RecordedState, s
 from rollbridge.daemon.supervisor import Supervisor
 from rollbridge.process.managed import ManagedProcess, ProcessSpec, ProcessState, StartFailed, StartReason
 from rollbridge.process.recognition import is_living
-from rollbridge.release.fleet import Fleet
+from rollbridge.release.fleet import Fleet, ReleaseIdentity
 from rollbridge.release.release import Release
 from rollbridge.release.retire import prune, retire_in_background
 from rollbridge.release.starting import release_specs, shared_specs
@@ -33,6 +33,7 @@ class Adopted:
     gone: list[str] = field(default_factory=list)
     unfinished: list[Release] = field(default_factory=list)
     release_ids: dict[str, str] = field(default_factory=dict)  # instance id to the release whose definition it runs
+    on_probation: set[str] = field(default_factory=set)  # started by a deploy that had not come to its switch
 
 
 def take_over(supervisor: Supervisor, recorded: RecordedState) -> Adopted:
@@ -64,7 +65,39 @@ def take_over(supervisor: Supervisor, recorded: RecordedState) -> Adopted:
             specs = _usable(fleet, lambda config, policy=policy: shared_specs(fleet, config, template, policy))  # type: ignore[misc]  # the default binds the loop's value
             for process in _adopt(supervisor, specs, records, adopted):
                 place[process.spec.process.id] = process
+    _complete_switch(supervisor, adopted)
     return adopted
+
+
+def switched_to(actives: Collection[str | None], recorded: Mapping[str, ReleaseState]) -> str | None:
+    """Return the release to which traffic had switched without the state file knowing it, None when it knows.
+
+    ``actives`` is what the workers that live send requests to. One that was coming up counts from the first worker on:
+    it was healthy, and requests are being answered by it. One that drained only when all have gone back to it.
+    """
+    for key in sorted(key for key in actives if key is not None):
+        if recorded.get(key) is ReleaseState.STARTING:
+            return key
+    (only,) = set(actives) if len(set(actives)) == 1 else (None,)
+    return only if only is not None and recorded.get(only) is ReleaseState.DRAINING else None
+
+
+def _complete_switch(supervisor: Supervisor, adopted: Adopted) -> None:
+    """Stay with the release that takes the traffic: the daemon ended between the switch and writing it down."""
+    fleet = supervisor.fleet
+    actives = {worker.active for worker in supervisor.machinery.pool.attached}
+    key = switched_to(actives, {release.key: release.state for release in fleet.releases})
+    release = next((one for one in fleet.releases if one.key == key), None)
+    if release is None or not release.proxied or any(one.state is not ProcessState.RUNNING for one in release.proxied):
+        return
+    now = fleet.around.utc()
+    if fleet.active is not None:
+        fleet.active.apply(ReleaseEvent.RETIRED, now)
+    release.apply(ReleaseEvent.SWITCHED, now)
+    if release in adopted.unfinished:
+        adopted.unfinished.remove(release)
+    fleet.last_active = ReleaseIdentity(release.release_id, release.release_path, release.revision)
+    supervisor.machinery.events.record("switch completed", {"release_id": release.release_id})
 
 
 def _take_release(supervisor: Supervisor, one: RecordedRelease, is_same_boot: bool, adopted: Adopted) -> None:
@@ -123,6 +156,8 @@ def _adopt(
             continue
         processes.append(process)
         adopted.release_ids[name] = str(record.get("release_id"))
+        if record.get("is_probation") is True:
+            adopted.on_probation.add(name)
         (adopted.alive if process.is_alive else adopted.gone).append(name)
     return processes
 
@@ -137,6 +172,13 @@ async def repair(supervisor: Supervisor, adopted: Adopted) -> None:
         supervisor.machinery.events.record("adopted", {"alive": adopted.alive, "gone": adopted.gone})
     for release in adopted.unfinished:
         await asyncio.gather(*(process.stop() for process in release.processes))
+        # As when a deploy fails: services as they were before it.
+        started = [
+            service
+            for name, service in fleet.services.items()
+            if name in adopted.on_probation and adopted.release_ids[name] == release.release_id
+        ]
+        await asyncio.gather(*(service.stop() for service in started))
         if fleet.is_shutting_down:
             return
         release.apply(ReleaseEvent.GAVE_UP, fleet.around.utc())
@@ -162,10 +204,11 @@ async def _start_missing(fleet: Fleet, active: Release, adopted: Adopted) -> Non
     known = {process.spec.instance_id: process for process in active.processes}
     for spec in _usable(fleet, lambda config: release_specs(fleet, config, active)).values():
         process = known.get(spec.instance_id)
+        reason = StartReason.CRASH
         if process is None:
-            process = fleet.around.create_process(spec)
+            process, reason = fleet.around.create_process(spec), StartReason.DEPLOY
             active.processes.append(process)
-        await _start_again(fleet, process)
+        await _start_again(fleet, process, reason)
     await _start_shared(fleet, active, adopted, Policy.SINGLETON, fleet.singletons)
 
 
@@ -174,23 +217,26 @@ async def _start_shared(
 ) -> None:
     for spec in _usable(fleet, lambda config: shared_specs(fleet, config, active, policy)).values():
         process = place.get(spec.process.id)
+        reason = StartReason.CRASH
         if process is None:
-            process = place[spec.process.id] = fleet.around.create_process(spec)
+            process, reason = fleet.around.create_process(spec), StartReason.DEPLOY
+            place[spec.process.id] = process
         elif policy is Policy.SINGLETON and adopted.release_ids.get(spec.instance_id) != active.release_id:
             # The daemon ended between the switch and the replacement of this singleton.
             await process.stop()
+            reason = StartReason.DEPLOY
         process.redefine(spec)
-        await _start_again(fleet, process)
+        await _start_again(fleet, process, reason)
 
 
-async def _start_again(fleet: Fleet, process: ManagedProcess) -> None:
+async def _start_again(fleet: Fleet, process: ManagedProcess, reason: StartReason) -> None:
     if fleet.is_shutting_down:
         return
     if process.state in (ProcessState.STARTING, ProcessState.RUNNING):
         process.end_probation()
         return
     try:
-        await process.start(StartReason.CRASH)
+        await process.start(reason)
     except StartFailed as error:
         fleet.around.record("process did not start", {"process": process.spec.instance_id, "error": str(error)})
     process.end_probation()

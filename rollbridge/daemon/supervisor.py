@@ -15,6 +15,7 @@ from rollbridge.config.load import load_config
 from rollbridge.config.model import Config
 from rollbridge.daemon.events import EventLog, format_utc
 from rollbridge.daemon.intent import Intent, intent_now
+from rollbridge.daemon.kill_after import kill_after
 from rollbridge.daemon.options import DaemonOptions
 from rollbridge.daemon.service_manager import ServiceManager
 from rollbridge.daemon.snapshot import Document, bootstrap_status, fleet_state, fleet_status, proxy_status
@@ -91,6 +92,7 @@ class Supervisor:
                 clock=time.monotonic,
                 environ=environ,
                 traffic=machinery.pool,
+                passed=kill_after(environ),
             ),
         )
 

@@ -97,7 +97,9 @@ async def _failure_kept(fleet: Fleet, report: ProgressReport) -> AsyncIterator[N
 def reload(fleet: Fleet, report: ProgressReport) -> Config:
     """Read the config again; raise ConfigError when it is broken, OperationRefused when it changed too much."""
     report.tell(Step.RELOAD, "reading the configuration")
-    return acceptable_config(fleet)
+    config = acceptable_config(fleet)
+    fleet.around.passed(Step.RELOAD, "")
+    return config
 
 
 async def bring_up(
@@ -115,7 +117,9 @@ async def bring_up(
         check_definitions(fleet, config, candidate)
         await start_services(fleet, config, candidate, report, started_services)
         await start_release(fleet, config, candidate, report)
+        fleet.around.passed(Step.START, "")
         await wait_until_release_is_healthy(fleet, config, candidate, started_services, report)
+        fleet.around.passed(Step.HEALTH, "")
         await switch(fleet, candidate, previous, report)
         check_still_up(candidate, report)
     except BaseException as error:
@@ -178,9 +182,11 @@ async def settle(
         if previous is not None and previous is not release:
             report.tell(Step.RETIRE, f"release {previous.release_id} drains in the background")
             retire_in_background(fleet, previous)
+        fleet.around.passed(Step.RETIRE, "")
         prune(fleet)
         fleet.around.save_now()
     report.tell(Step.DONE, f"release {release.release_id} is active")
+    fleet.around.passed(Step.DONE, "")
     return DeployResult(release.release_id, previous.release_id if previous else None, changed=True)
 
 
@@ -197,7 +203,8 @@ def admit(fleet: Fleet, config: Config, identity: ReleaseIdentity, report: Progr
         ports=allocate_release_ports(fleet, config),
     )
     fleet.releases.append(release)
-    fleet.around.save()
+    fleet.around.save_now()  # known before anything of it is started: what is half done must be seen to be
+    fleet.around.passed(Step.PORTS, "")
     return release
 
 
@@ -214,7 +221,7 @@ async def start_services(
         else:
             service.redefine(spec)
         started.append(service)
-        await _start(service, report)
+        await _start(fleet, service, report)
 
 
 async def start_release(fleet: Fleet, config: Config, candidate: Release, report: ProgressReport) -> None:
@@ -222,10 +229,10 @@ async def start_release(fleet: Fleet, config: Config, candidate: Release, report
     for spec in release_specs(fleet, config, candidate):
         process = fleet.around.create_process(spec)
         candidate.processes.append(process)
-        await _start(process, report)
+        await _start(fleet, process, report)
 
 
-async def _start(process: ManagedProcess, report: ProgressReport) -> None:
+async def _start(fleet: Fleet, process: ManagedProcess, report: ProgressReport) -> None:
     report.tell(Step.START, f"starting {process.spec.instance_id}", process.spec.instance_id)
     try:
         await process.start(StartReason.DEPLOY)
@@ -235,6 +242,7 @@ async def _start(process: ManagedProcess, report: ProgressReport) -> None:
             phase=Step.START.value,
             process=process.spec.instance_id,
         ) from error
+    fleet.around.passed(Step.START, process.spec.instance_id)
 
 
 async def switch(fleet: Fleet, release: Release, previous: Release | None, report: ProgressReport) -> None:
@@ -245,6 +253,7 @@ async def switch(fleet: Fleet, release: Release, previous: Release | None, repor
     if previous is not None and previous is not release:
         previous.apply(ReleaseEvent.RETIRED, now)
     await fleet.around.traffic.switch(*fleet.route())
+    fleet.around.passed(Step.SWITCH, "")
 
 
 def check_still_up(candidate: Release, report: ProgressReport) -> None:
@@ -264,8 +273,9 @@ def confirm(fleet: Fleet, release: Release) -> None:
     for process in release.processes:
         process.end_probation()
     fleet.last_active = ReleaseIdentity(release.release_id, release.release_path, release.revision)
-    # Before anything of the old release is stopped: until this is written, a next daemon would go back to it.
+    # Before anything of the old release is stopped: until this is written, a next daemon might go back to it.
     fleet.around.save_now()
+    fleet.around.passed(Step.CONFIRM, "")
 
 
 def refresh_services(fleet: Fleet, release: Release, report: ProgressReport) -> None:
@@ -277,6 +287,7 @@ def refresh_services(fleet: Fleet, release: Release, report: ProgressReport) -> 
         service = fleet.services[spec.process.id]
         service.redefine(spec)
         service.end_probation()
+    fleet.around.passed(Step.SERVICES, "")
 
 
 async def replace_singletons(fleet: Fleet, release: Release, report: ProgressReport) -> None:
@@ -292,12 +303,15 @@ async def replace_singletons(fleet: Fleet, release: Release, report: ProgressRep
             singleton = fleet.singletons[spec.process.id] = fleet.around.create_process(spec)
         else:
             await singleton.stop()
+            fleet.around.passed(Step.SINGLETONS, f"{spec.process.id} stopped")
             singleton.redefine(spec)
         try:
             await singleton.start(StartReason.DEPLOY)
         except StartFailed as error:
             failures.append(f"singleton {spec.process.id} did not start: {error}")
         singleton.end_probation()
+        fleet.around.passed(Step.SINGLETONS, f"{spec.process.id} started")
+    fleet.around.passed(Step.SINGLETONS, "")
     if failures:
         raise OperationFailed(
             f"{'; '.join(failures)}. Traffic is already on release {release.release_id}; mend the command, then "

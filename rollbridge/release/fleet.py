@@ -13,6 +13,7 @@ from rollbridge.process.managed import ManagedProcess, ProcessSpec, ProcessState
 from rollbridge.release.errors import OperationRefused
 from rollbridge.release.release import Connections, Release, RouteTarget
 from rollbridge.release.states import ReleaseState
+from rollbridge.release.steps import Passed, pass_by
 
 
 class Traffic(Protocol):
@@ -37,7 +38,7 @@ class Surroundings:
 
     ``record`` appends an event, ``save`` writes the state file in a moment, ``save_now`` before it returns: for what
     a next daemon must know, whenever this one is killed. ``utc`` is epoch seconds and
-    ``clock`` monotonic seconds; ``read_config`` raises ConfigError.
+    ``clock`` monotonic seconds; ``read_config`` raises ConfigError. ``passed`` hears of every step that is done.
     """
 
     read_config: Callable[[], Config]
@@ -49,6 +50,7 @@ class Surroundings:
     clock: Callable[[], float]
     environ: Mapping[str, str]
     traffic: Traffic
+    passed: Passed = pass_by
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,18 +14,30 @@ Progress = Mapping[str, object]
 
 
 class Step(enum.Enum):
-    """In the order in which a deploy takes them; ``UNDO`` only after a failure."""
+    """In the order in which a deploy takes them; ``UNDO`` only after a failure.
+
+    A daemon that ends up to ``HEALTH`` leaves a deploy that the next one undoes, later one that it completes.
+    """
 
     RELOAD = "reload"
     PORTS = "ports"
     START = "start"
     HEALTH = "health"
     SWITCH = "switch"
+    CONFIRM = "confirm"  # written down: told of by nothing, since it takes no time
     SERVICES = "services"
     SINGLETONS = "singletons"
     RETIRE = "retire"
     DONE = "done"
     UNDO = "undo"
+
+
+# Called when a step is done, with an empty text, and when a part of it is, with the part's name.
+Passed = Callable[[Step, str], None]
+
+
+def pass_by(step: Step, part: str) -> None:
+    """Let the operation go on."""
 
 
 @dataclass(slots=True)
