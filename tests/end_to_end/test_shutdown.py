@@ -144,6 +144,21 @@ def test_a_request_in_flight_is_answered_before_the_shutdown_goes_on(application
     application.assert_nothing_left()
 
 
+def test_a_request_that_has_just_come_is_answered_too(application: Application) -> None:
+    application.release("v1")
+    pid = application.start("v1")
+    gate = application.gate("request")
+    with HttpConnection(application.port) as connection:
+        connection.send_request("GET", f"/gate?{gate}")
+        gate.wait_reached()
+        send(pid, signal.SIGTERM)  # at once: the worker has not told of it yet
+        wait_until(lambda: application.status()["daemon"]["is_shutting_down"], "the shutdown has begun")
+        gate.open()
+        assert connection.read_response().text == "passed"
+    application.wait_daemon_exit()
+    application.assert_nothing_left()
+
+
 def test_a_process_that_ignores_its_stop_signal_is_killed_after_its_grace(application: Application) -> None:
     application.processes["web"]["graceful_stop"] = "300ms"
     application.release("v1", ignores_term=True)
