@@ -48,8 +48,11 @@ def add_parser(subparsers: Subparsers[CommandParser]) -> None:
         description=DESCRIPTION,
         examples=[
             "rollbridge ensure-daemon",
-            "rollbridge ensure-daemon --daemon-log-path /var/log/ticket-server.log",
+            "rollbridge ensure-daemon --resume --daemon-log-path /var/log/ticket-server.log",
         ],
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="a started daemon first brings up the release that was active last"
     )
     add_ensure_options(parser)
 
@@ -183,6 +186,7 @@ def _start(args: argparse.Namespace, settings: ClientSettings, timeout: float) -
         absolute_path(args.config),
         "--daemon-pid-path",
         pid_path,
+        *(["--resume"] if getattr(args, "resume", False) else []),  # not an option of the other commands that start one
     ]
     try:
         log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
