@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 from collections import OrderedDict
 from collections.abc import Callable
+from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
 from rollbridge.proxy.loop import Loop
@@ -74,12 +74,13 @@ class Dispatcher:
                     backend.close_idle()
             if release.key not in listed and not release.http and not release.websocket:
                 del self.releases[release.key]
-        for exchange, connection in list(self._connecting.items()):
+        for exchange in sorted(self._connecting, key=_number):
+            connection = self._connecting[exchange]
             if not connection.backend.release.is_active or not connection.backend.is_up:
                 del self._connecting[exchange]
                 connection.close()
-                self._place(exchange)
-        self._release_held(is_all=True)
+                self.dispatch(exchange)
+        self._release_held()
 
     def forget_if_done(self, release: Release) -> None:
         """Drop a release that has left the route and has answered its last request."""
@@ -93,7 +94,7 @@ class Dispatcher:
         release.backends = []
         for upstream in target.upstreams:
             address = (upstream.host, upstream.port)
-            backend = known.pop(address, None) or Backend(release, _family(upstream.host), address)
+            backend = known.pop(address, None) or Backend(release, address)
             if upstream.is_up and not backend.is_up:
                 backend.trust()
             backend.is_up = upstream.is_up
@@ -211,18 +212,25 @@ class Dispatcher:
             self._give_up(exchange)
             return
         size = exchange.held_bytes()
-        if len(self._held) >= MAX_HELD or self._held_bytes + size > MAX_HELD_BYTES:
+        is_too_much = len(self._held) >= MAX_HELD or self._held_bytes + size > MAX_HELD_BYTES
+        if is_too_much and not exchange.has_waited:
             exchange.fail(503, "too many requests wait for the application", RETRY_AFTER_HOLD_SECONDS)
             return
+        exchange.has_waited = True  # and keeps its place, whoever comes while it is tried
+        self._insert(exchange, size)
+        self._totals_changed()
+        exchange.client.stop_reading()  # what a held request may keep in memory is settled now
+        self._schedule(min(self.deadline, self._patience_ends(exchange)))
+
+    def _insert(self, exchange: Exchange, size: int) -> None:
+        """Put it in its place: nearly always it is the newest, else one of the oldest, which was tried in vain."""
+        is_newest = not self._held or next(reversed(self._held)).number < exchange.number
+        older = () if is_newest else tuple(takewhile(lambda one: one.number < exchange.number, self._held))
         self._held[exchange] = size
         self._held_bytes += size
-        self._totals_changed()
-        if exchange.has_waited:
-            # It has been tried just now as the oldest of all.
-            self._held.move_to_end(exchange, last=False)
-        exchange.has_waited = True
-        exchange.client.stop_reading()  # what a held request may keep in memory is settled now
-        self._schedule()
+        if not is_newest:
+            for one in (exchange, *reversed(older)):
+                self._held.move_to_end(one, last=False)
 
     def _unhold(self, exchange: Exchange) -> bool:
         size = self._held.pop(exchange, None)
@@ -241,35 +249,41 @@ class Dispatcher:
         else:
             exchange.fail(502, "the application does not accept connections", RETRY_AFTER_HOLD_SECONDS)
 
-    def _release_held(self, *, is_all: bool = False) -> None:
-        """Dispatch the held exchanges in order, as far as there are upstreams; with ``is_all`` each one once."""
-        for exchange in list(self._held):
-            if not is_all and (self.active is None or self.active.pick(self.loop.now) is None):
-                break
-            if self._unhold(exchange):
-                exchange.has_waited = not is_all
-                exchange.client.resume_reading_if_wanted()
-                self._place(exchange)
-        self._schedule()
+    def _release_held(self) -> None:
+        """Dispatch the held exchanges in order, as far as there are upstreams, or it is clear that there are none."""
+        try:
+            for exchange in list(self._held):
+                if not self._is_decided():
+                    break
+                if self._unhold(exchange):
+                    exchange.client.resume_reading_if_wanted()
+                    self._place(exchange)
+        finally:
+            self._schedule(min((self._patience_ends(one) for one in self._held), default=NEVER))
 
-    def _schedule(self) -> None:
+    def _is_decided(self) -> bool:
+        """Whether the next of those that wait has nothing to wait for any more."""
+        if self.active is None:
+            return not self.route.hold
+        return self.active.pick(self.loop.now) is not None
+
+    def _schedule(self, patience_ends: float) -> None:
         if not self._held:
             self.deadline = NEVER
             return
-        due = min(self._patience_ends(exchange) for exchange in (next(iter(self._held)), next(reversed(self._held))))
+        due = patience_ends
         if self.active is not None:
             due = min(due, max(self.active.next_try(), self.loop.now + 0.001))
         self.loop.deadlines.set(self, due)
 
     def expired(self) -> None:
         """Something is due for those that wait: a new attempt, or the end of their patience."""
-        for exchange in list(self._held):
-            if self._patience_ends(exchange) > self.loop.now:
-                break
+        # Not only the oldest: one that was sent meanwhile, in vain, began to wait anew.
+        for exchange in [one for one in self._held if self._patience_ends(one) <= self.loop.now]:
             if self._unhold(exchange):
                 self._give_up(exchange)
         self._release_held()
 
 
-def _family(host: str) -> int:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
+def _number(exchange: Exchange) -> int:
+    return exchange.number

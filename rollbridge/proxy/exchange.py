@@ -54,6 +54,7 @@ class Exchange:
         "head",
         "is_repeatable",
         "is_reused",
+        "number",
         "request_body",
         "request_bytes",
         "response",
@@ -65,6 +66,7 @@ class Exchange:
         self.client = client
         self.head = head
         self.is_repeatable = head.method in _REPEATABLE and head.body_bytes == 0 and head.upgrade is None
+        self.number = client.worker.requests_total  # its place among all requests
         self.began_at = self.waits_since = client.loop.now
         self.has_waited = False
         self.is_reused = False
@@ -330,6 +332,7 @@ class Exchange:
             # and as one that may not be repeated: that goes out on a fresh connection.
             self._leave_upstream(is_reusable=False)
             self.is_repeatable = False
+            self.has_waited = False
             self.waits_since = self.client.loop.now
             self.client.worker.dispatcher.dispatch(self)
         else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Final, TypeAlias, TypeVar
@@ -47,7 +48,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """One address of a release. ``host`` is best an IP address; ``is_up`` False: its process is known not to listen."""
+    """One address of a release. ``host`` is an IP address or a name; ``is_up`` False: it is known not to listen."""
 
     host: str
     port: int
@@ -179,6 +180,7 @@ def decode(line: bytes) -> Message:
 
 
 _T = TypeVar("_T")
+_HOST: Final = re.compile(r"[0-9A-Za-z._:%-]{1,255}")
 
 
 class _Fields:
@@ -257,7 +259,10 @@ def _read_upstream(fields: _Fields) -> Upstream:
     port = fields.count("port")
     if not 1 <= port <= 65535:
         raise BadMessage(f"upstream.port cannot be {port}")
-    return Upstream(fields.text("host"), port, fields.flag("is_up", True))
+    host = fields.text("host")
+    if not _HOST.fullmatch(host):
+        raise BadMessage(f"upstream.host cannot be {host[:80]!r}")
+    return Upstream(host, port, fields.flag("is_up", True))
 
 
 def _read_shutdown(fields: _Fields) -> Shutdown:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from rollbridge.proxy.access_line import upstream_members
 from rollbridge.proxy.loop import Loop
@@ -30,6 +31,9 @@ CONNECT_SECONDS: Final = 2.0
 FIRST_RETRY_SECONDS: Final = 0.05
 MAX_RETRY_SECONDS: Final = 0.5
 RETRY_FACTOR: Final = 1.5
+
+
+SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
 
 
 class Release:
@@ -74,13 +78,14 @@ class Backend:
         "members",
         "not_before",
         "release",
+        "remote",
         "retry_seconds",
     )
 
-    def __init__(self, release: Release, family: int, address: tuple[str, int]) -> None:
+    def __init__(self, release: Release, address: tuple[str, int]) -> None:
         self.release = release
-        self.family = family
-        self.address = address
+        self.address = address  # as it was told; the host may be a name
+        self.family, self.remote = look_up(address)
         self.is_up = True  # as the supervisor sees it
         self.is_suspect = False  # the last connection attempt failed
         self.not_before = 0.0
@@ -242,15 +247,27 @@ class UpstreamConnection(Stream):
         self.dispatcher.connect_failed(self.backend, exchange, why)
 
 
+def look_up(address: tuple[str, int]) -> tuple[int, SocketAddress]:
+    """Family and socket address of a host, which may be a name, and a port; of a name that is not found as they are.
+
+    Once for each upstream: to ask for each connection would take a part of a millisecond, and hold up everybody for
+    as long as a name server takes. Whoever is not found is asked for again with each connection, which fails.
+    """
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError):
+            return family, socket.getaddrinfo(*address, family, socket.SOCK_STREAM)[0][4]
+    return socket.AF_INET, address
+
+
 def open_connection(loop: Loop, backend: Backend, dispatcher: Dispatcher) -> UpstreamConnection:
     """Start to connect; the connection is often made on return. Raises OSError when it cannot be."""
     sock = socket.socket(backend.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        error = sock.connect_ex(backend.address)
+        error = sock.connect_ex(backend.remote)
         if error == errno.EINPROGRESS:
             # Within one machine the handshake is over by now: asking again saves a turn of the loop.
-            error = sock.connect_ex(backend.address)
+            error = sock.connect_ex(backend.remote)
         if error not in (0, errno.EINPROGRESS, errno.EALREADY):
             raise OSError(error, os.strerror(error))
         return UpstreamConnection(loop, sock, READ | WRITE if error else READ, backend, dispatcher)
