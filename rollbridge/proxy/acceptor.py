@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import resource
 import select
 import socket
 from typing import TYPE_CHECKING, Final
@@ -21,7 +22,26 @@ if TYPE_CHECKING:
 BATCH: Final = 32
 # Out of descriptors or memory: looked at again after so long. Whoever is waiting stays in the kernel's queue.
 PAUSE_SECONDS: Final = 0.1
-_SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+# What befell one client before it was taken, or its network (accept(2)): the next one may fare better. All else is a
+# shortage, or lasts.
+_PASSING: Final = frozenset(
+    {
+        errno.ECONNABORTED,
+        errno.EPROTO,
+        errno.EPERM,
+        errno.ENETDOWN,
+        errno.ENOPROTOOPT,
+        errno.EHOSTDOWN,
+        errno.ENONET,
+        errno.EHOSTUNREACH,
+        errno.EOPNOTSUPP,
+        errno.ENETUNREACH,
+        errno.ETIMEDOUT,
+    }
+)
+# Descriptors that clients and their requests leave: pipes, idle connections to the application, links, the log. A
+# quarter of them where there are few.
+SPARE_DESCRIPTORS: Final = 384
 MAX_REMEMBERED_ADDRESSES: Final = 10_000
 
 # Set on the listening socket: accepted ones inherit them. Probes find out within 90 seconds that a silent peer has
@@ -35,6 +55,13 @@ _OPTIONS: Final = (
 )
 
 
+def client_limit(max_connections: int, descriptors: int) -> int:
+    """How many clients to take: a request needs a second descriptor, and whoever was taken shall be served."""
+    if descriptors < 0:  # RLIM_INFINITY
+        return max_connections
+    return max(1, min(max_connections, (descriptors - min(SPARE_DESCRIPTORS, descriptors // 4)) // 2))
+
+
 class Acceptor:
     """Closed until the first route is known; pauses at ``max_connections`` and when descriptors run out."""
 
@@ -46,7 +73,7 @@ class Acceptor:
         self._worker = worker
         self._is_open = False  # may accept at all
         self._is_watching = False
-        self._max_connections = worker.settings.max_connections
+        self._max_connections = self._limit(worker.settings)
         self._trusted = _networks(worker.settings)
         self._facts: dict[str, ClientFacts] = {}
         for level, option, value in _OPTIONS:
@@ -56,10 +83,14 @@ class Acceptor:
         self._local_host = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode()
 
     def settings_changed(self, settings: Settings) -> None:
-        self._max_connections = settings.max_connections
+        self._max_connections = self._limit(settings)
         self._trusted = _networks(settings)
         self._facts.clear()
         self.room_changed()
+
+    def _limit(self, settings: Settings) -> int:
+        soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return client_limit(settings.max_connections, soft)
 
     def open(self) -> None:
         if not self._worker.is_leaving:
@@ -104,17 +135,19 @@ class Acceptor:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in _SHORTAGES:
-                    worker.loop.deadlines.set(self, worker.loop.now + PAUSE_SECONDS)
-                    self.room_changed()
-                    worker.report("no more connections", {"error": error.strerror or str(error)})
-                    return
-                continue  # this one client was gone before it was taken
+                if error.errno in _PASSING:
+                    continue
+                worker.loop.deadlines.set(self, worker.loop.now + PAUSE_SECONDS)
+                self.room_changed()
+                worker.report("no more connections", {"error": error.strerror or str(error)})
+                return
             sock.setblocking(False)
             facts = self._facts.get(address[0]) or self._learn(address[0])
             worker.clients.add(Client(worker, sock, facts))
             worker.totals_changed()
         self.room_changed()
+        if not self._is_watching and self._max_connections < worker.settings.max_connections:
+            worker.report("no more connections", {"error": f"{self._max_connections} clients, two open files for each"})
 
     def _learn(self, host: str) -> ClientFacts:
         address = ipaddress.ip_address(host.partition("%")[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -12,12 +13,15 @@ from typing import Final
 from rollbridge.proxy.loop import Loop
 from rollbridge.proxy.messages import MAX_LINE_BYTES, BadMessage, Hello, Message, Report, Welcome, decode, encode
 from rollbridge.proxy.stream import READ, Stream
+from rollbridge.proxy.timers import NEVER
 
 # A supervisor that does not read is told less: counts are sent when it has read, reports are dropped.
 MAX_UNSENT_BYTES: Final = 256 * 1024
 # Strangers (of our own user) that connect to the private socket and say nothing.
 MAX_WAITING: Final = 8
 HELLO_SECONDS: Final = 10.0
+# Out of descriptors: looked at again after so long.
+PAUSE_SECONDS: Final = 0.1
 
 _UCRED: Final = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
 
@@ -112,11 +116,18 @@ class Link(Stream):
 
 
 class Door:
-    """The worker's private Unix socket. Who may come in: root and the worker's own user."""
+    """The worker's private Unix socket. Who may come in: root and the worker's own user.
+
+    A descriptor is kept for whoever comes when there is none left: it may be the supervisor that has to do something
+    about it.
+    """
 
     def __init__(self, loop: Loop, path: str, on_knock: Callable[[socket.socket], None]) -> None:
+        self.deadline = NEVER
+        self.queued_for = NEVER
         self._loop = loop
         self._on_knock = on_knock
+        self._spare = os.open("/", os.O_PATH | os.O_CLOEXEC)
         self._path = Path(path)
         temporary = f"{path}.{os.getpid()}"
         Path(temporary).unlink(missing_ok=True)
@@ -135,8 +146,18 @@ class Door:
     def _on_event(self, _mask: int) -> None:
         try:
             sock, _address = self._socket.accept()
-        except OSError:
+        except BlockingIOError:
             return
+        except OSError:
+            if self._spare >= 0:
+                os.close(self._spare)
+                self._spare = -1  # and once more with this turn's end: there is somebody still
+            else:
+                self._loop.unregister(self._socket.fileno())
+                self._loop.deadlines.set(self, self._loop.now + PAUSE_SECONDS)
+            return
+        if self._spare < 0:
+            self._keep_spare()
         _pid, uid, _gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
         if uid not in (0, os.geteuid()):
             sock.close()
@@ -144,9 +165,21 @@ class Door:
         sock.setblocking(False)
         self._on_knock(sock)
 
+    def _keep_spare(self) -> None:
+        with contextlib.suppress(OSError):  # not yet
+            self._spare = os.open("/", os.O_PATH | os.O_CLOEXEC)
+
+    def expired(self) -> None:
+        """Somebody stood at the door, and there was no descriptor left."""
+        self._keep_spare()
+        self._loop.register(self._socket.fileno(), READ, self._on_event)
+
     def close(self) -> None:
         self._loop.unregister(self._socket.fileno())
+        self._loop.deadlines.forget(self)
         self._socket.close()
+        if self._spare >= 0:
+            os.close(self._spare)
         # Another worker may serve there by now.
         if self._path.exists() and self._path.stat().st_ino == self._inode:
             self._path.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from rollbridge.proxy.acceptor import client_limit
 from rollbridge.proxy.messages import PROTOCOL, Ack, Counts, Hello, Report, Route, Settings, Welcome, decode, encode
 from tests.proxy.rig import Peer, Rig, free_port, target
 from tests.proxy.test_dispatcher import down
@@ -277,9 +278,83 @@ def test_clients_beyond_the_limit_wait_in_the_queue(rig: Rig) -> None:
     assert third.read_response()[2] == b"third"
 
 
+FEW_DESCRIPTORS = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))"
+RECKLESS = f"{FEW_DESCRIPTORS}; from rollbridge.proxy import acceptor; acceptor.client_limit = lambda *_: 10_000"
+
+
+def test_whoever_was_accepted_has_a_descriptor_for_the_application(tmp_path: Path) -> None:
+    with Rig(tmp_path, before=FEW_DESCRIPTORS) as rig:
+        app = rig.app()
+        rig.serve(app)
+        clients = [rig.client() for _ in range(40)]
+        rig.wait(lambda: bool(rig.reports("no more connections")))
+        rig.wait(lambda: rig.counts.clients > 0)
+        accepted = rig.counts.clients
+        assert accepted == client_limit(10_000, 32) == 12
+        for client in clients[:accepted]:
+            client.get()
+        for _ in range(accepted):
+            app.accept().read_head()
+        for upstream in app.peers:
+            upstream.respond(b"x", b"Connection: close")
+        assert [client.read_response()[0] for client in clients[:accepted]] == [200] * accepted
+        for client in clients[:accepted]:
+            client.close()
+        clients[-1].get()
+        for client in clients[accepted:-1]:
+            client.close()
+        answer = app.accept()
+        answer.read_head()
+        answer.respond()
+        assert clients[-1].read_response()[0] == 200
+        assert not rig.reports("unreachable")
+        rig.check_clean()
+
+
+def test_half_of_the_descriptors_less_a_reserve_are_for_clients() -> None:
+    assert client_limit(10_000, 65_536) == 10_000
+    assert client_limit(10_000, 20_000) == 9808
+    assert client_limit(10_000, 1024) == 384
+    assert client_limit(100, 1024) == 100
+    assert client_limit(100, 1) == 1
+    assert client_limit(100, -1) == 100  # no limit
+
+
+def test_a_supervisor_is_let_in_though_there_is_no_descriptor_left(tmp_path: Path) -> None:
+    with Rig(tmp_path, before=RECKLESS) as rig:
+        rig.serve(rig.app())
+        for _ in range(40):
+            rig.client()
+        rig.wait(lambda: bool(rig.reports("no more connections")))
+        link, welcome, _ = attach(rig)
+        assert welcome.generation == rig.generation
+        rig.use_link(link)
+        before_cpu = rig.cpu_seconds()
+        with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as other:
+            one.connect(rig.socket_path)
+            other.connect(rig.socket_path)  # there is room for nobody more, and nothing can be done about it
+            began = time.monotonic()
+            while time.monotonic() - began < 0.5:
+                rig.wait(lambda: True)
+                os.sched_yield()
+            assert rig.cpu_seconds() - before_cpu < 0.2
+        rig.check_clean()
+
+
+def test_a_listening_socket_that_fails_for_good_is_no_busy_loop(tmp_path: Path) -> None:
+    with Rig(tmp_path) as rig:
+        rig.serve(rig.app())
+        rig.listener.shutdown(socket.SHUT_RDWR)
+        rig.wait(lambda: bool(rig.reports("no more connections")))
+        before_cpu, began = rig.cpu_seconds(), time.monotonic()
+        while time.monotonic() - began < 0.5:
+            rig.wait(lambda: True)
+            os.sched_yield()
+        assert rig.cpu_seconds() - before_cpu < 0.2
+
+
 def test_out_of_descriptors_it_pauses_and_recovers(tmp_path: Path) -> None:
-    before = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))"
-    with Rig(tmp_path, before=before) as rig:
+    with Rig(tmp_path, before=RECKLESS) as rig:
         app = rig.app()
         rig.serve(app)
         clients = [rig.client() for _ in range(40)]
