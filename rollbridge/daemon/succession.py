@@ -94,6 +94,8 @@ class Succession:
                 supervisor.machinery.events.record(
                     "upgrading", {"version": fitness.version, "digest": fitness.digest, "from": ours.version}
                 )
+                with contextlib.suppress(OSError):  # it is written on as it was
+                    supervisor.machinery.events.reopen()  # the next code finds its log by the name that it has then
                 with supervisor.machinery.manager.reloading():
                     self._save("The daemon goes on as it is")
                     go_on_as([*command, *arguments], self._handover(previous, began))

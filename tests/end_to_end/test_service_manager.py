@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.application import Application
+from tests.support.application import Application, python_command
+from tests.support.builds import changed
 from tests.support.manager import FakeManager
 from tests.support.processes import kill_and_wait, send
 from tests.support.waiting import wait_until
@@ -179,6 +180,52 @@ def test_the_next_daemon_is_ready_again_after_a_crash(application: Application, 
     manager.wait_for("READY", "1", since=first)
     manager.wait_status("release v1 serves")
     assert application.serving() == before
+
+
+def test_an_upgrade_is_a_reload_and_the_same_process_goes_on_telling(
+    application: Application, manager: FakeManager, pyz: Path, tmp_path: Path
+) -> None:
+    newer = changed(pyz, tmp_path / "newer.pyz", {"rollbridge/newer.txt": ""})
+    application.env["WATCHDOG_USEC"] = "400000"
+    plain = application.command
+    application.command = (sys.executable, "-c", WATCHED, *plain)
+    application.release("v1")
+    application.release("v2")
+    pid = application.start()
+    application.command = plain
+    application.deploy("v1")
+    manager.wait_status("release v1 serves")
+    first = len(manager.receive())
+    application.run("upgrade", command=python_command(newer))
+    assert application.daemon_pid() == pid
+    manager.wait_for("READY", "1", since=first)
+    said = [name for told in manager.told[first:] for name in told.values if name in ("RELOADING", "READY", "STOPPING")]
+    assert said == ["RELOADING", "READY"]
+    assert any("MONOTONIC_USEC" in told.values for told in manager.told[first:])
+    manager.wait_status("release v1 serves")
+    after = len(manager.receive())
+    manager.wait_for("WATCHDOG", "1", since=after)
+    application.deploy("v2")
+    manager.wait_status("release v2 serves")
+    assert {told.pid for told in manager.receive()} == {pid}
+    # The new workers, as the old ones, hear nothing of it.
+    for line in application.proxy_workers():
+        assert b"NOTIFY_SOCKET" not in Path(f"/proc/{line.pid}/environ").read_bytes()
+
+
+def test_a_log_that_was_rotated_before_an_upgrade_is_found_again_after_it(
+    application: Application, pyz: Path, tmp_path: Path
+) -> None:
+    newer = changed(pyz, tmp_path / "newer.pyz", {"rollbridge/newer.txt": ""})
+    log = application.root / "daemon.log"
+    application.write_config()
+    application.run("ensure-daemon", "--daemon-log-path", str(log))
+    log.rename(f"{log}.1")
+    application.run("upgrade", command=python_command(newer))
+    assert '"daemon ready"' in log.read_text()
+    log.rename(f"{log}.2")
+    application.run("reload")
+    assert '"config reloaded"' in log.read_text()
 
 
 def test_an_abstract_socket_is_told_too(application: Application) -> None:
