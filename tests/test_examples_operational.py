@@ -79,6 +79,70 @@ def test_the_service_lets_the_daemon_stop_its_processes_and_survives_its_death()
     assert reload == f"{start} reload"
 
 
+# What the directives of the unit take away, as far as it can be had without systemd: the last two are filters of system
+# calls that nothing here uses.
+TAKEN_AWAY = {
+    "NoNewPrivileges": "--no-new-privs",
+    "ProtectSystem": "/usr /boot /etc",
+    "ProtectControlGroups": "/sys/fs/cgroup",
+    "ProtectKernelTunables": "/proc/sys /proc/irq /sys",
+    "ProtectKernelModules": "/lib/modules",
+    "ProtectKernelLogs": "/proc/kmsg",
+    "RestrictRealtime": "",
+    "RestrictSUIDSGID": "",
+    "LockPersonality": "",
+}
+HARDENED = """
+set -e
+mount --make-rprivate /
+for path in %s; do
+    [ -e "$path" ] || continue
+    mount --rbind "$path" "$path"
+    mount -o remount,bind,ro "$path"
+done
+if touch /etc/rollbridge-test 2>/dev/null; then
+    rm /etc/rollbridge-test
+    echo "/etc can be written" >&2
+    exit 1
+fi
+exec setpriv --no-new-privs --bounding-set=-all --inh-caps=-all "$@"
+"""
+
+
+def test_the_daemon_can_do_without_what_the_service_takes_away(application: Application) -> None:
+    unit = read_unit(SERVICE)["Service"]
+    hardening = {key for key in unit if key.startswith(("Protect", "Private", "Restrict", "NoNew", "Lock"))}
+    assert hardening - {"RestartPreventExitStatus"} == set(TAKEN_AWAY)
+    paths = " ".join(value for value in TAKEN_AWAY.values() if value.startswith("/"))
+    prefix = ("unshare", "--mount", "sh", "-c", HARDENED % paths, "hardened")
+    probe = subprocess.run([*prefix, "true"], capture_output=True, text=True, timeout=30, check=False)
+    if probe.returncode != 0:
+        pytest.skip(f"such a view of the file system cannot be made here: {probe.stderr.strip()}")
+    application.processes["jobs"] = application.worker(memory={"limit": "512MiB", "check_interval": "100ms"})
+    application.config["proxy"] |= {"workers": 2, "access_log": str(application.root / "access.log")}
+    application.release("v1")
+    application.release("v2")
+    application.write_config()
+    plain = application.command
+    application.command = (*prefix, *plain)
+    application.start_daemon()
+    application.command = plain
+    for name in ("v1", "v2"):
+        application.deploy(name)
+    status = Path(f"/proc/{application.daemon_pid()}/status").read_text()
+    assert "NoNewPrivs:\t1" in status
+    assert "CapBnd:\t0000000000000000" in status
+    with application.websocket() as websocket:
+        assert websocket.echo("hello").startswith("v2:")
+    pid = application.serving()[1]
+    application.get("/crash")
+    wait_until(lambda: application.serving()[1] != pid, "the web process has been started again")
+    application.run("reload")
+    application.run("rollback")
+    assert application.serving()[0] == "v1"
+    application.shutdown()
+
+
 def test_the_directories_of_the_service_are_those_of_its_configuration(tmp_path: Path) -> None:
     unit = read_unit(SERVICE)
     settings = [

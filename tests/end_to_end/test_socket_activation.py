@@ -8,6 +8,7 @@ import sys
 from tests.support.application import Application
 from tests.support.load import Load
 from tests.support.ports import listening_stranger
+from tests.support.processes import kill_and_wait
 
 # As systemd does it: descriptor 3, and the pid of the very process that is to take it.
 HAND_OVER = """
@@ -40,3 +41,33 @@ def test_the_socket_that_was_handed_over_is_served(application: Application) -> 
         application.shutdown()
         # It is not ours to close: whoever gave it still has it, and the next daemon can be given it again.
         assert listener.getsockname()[1] == application.port
+
+
+def test_a_daemon_that_is_started_again_after_a_crash_gets_the_socket_and_takes_over(application: Application) -> None:
+    application.release("v1")
+    application.write_config()
+    plain = application.command
+    with listening_stranger(application.port) as listener:
+
+        def start() -> int:
+            application.inherited = (listener.fileno(),)
+            application.command = (sys.executable, "-c", HAND_OVER, str(listener.fileno()), *plain)
+            try:
+                return application.start_daemon("--resume")
+            finally:
+                application.command, application.inherited = plain, ()
+
+        first = start()
+        application.deploy("v1")
+        workers = {line.pid for line in application.proxy_workers()}
+        before = application.serving()
+        with Load(application.port) as load:
+            load.wait_for_more()
+            kill_and_wait(first)
+            load.wait_for_more()
+            assert start() != first
+            load.wait_for_more()
+        load.assert_no_failure()
+        assert application.serving() == before
+        assert {line.pid for line in application.proxy_workers()} == workers
+        application.shutdown()
