@@ -77,6 +77,9 @@ class Acts:
         shutil.copyfile(self.builds[build], fresh)
         fresh.replace(self.installed)
 
+    def install_other(self) -> None:
+        self.install(1 - self._build)
+
     def begin(self) -> None:
         """Deploy the first release with a detached daemon, and let cron look after it from now on."""
         self.install(0)
@@ -290,7 +293,7 @@ class Acts:
         self.finish()
         if not self._wait_daemon():
             return
-        self.install(1 - self._build)
+        self.install_other()
         self._start("upgrade", "upgrade")
 
     # --- cron

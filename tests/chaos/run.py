@@ -212,11 +212,8 @@ class ChaosRun:
             self._report(violation)
         for request_id in self.stage.repeated("upload"):
             self._report(f"the upload {request_id} was sent to the application twice")
-        for path in self.stage.runtime_dir.glob("*.log"):
-            text = path.read_text(errors="replace")
-            if "Traceback" in text or "defect in the proxy" in text:
-                at = text.index("Traceback") if "Traceback" in text else text.index("defect in the proxy")
-                self._report(f"{path.name} tells of a defect of ours: {text[at : at + 2000]}")
+        for violation in judge_logs(self.stage):
+            self._report(violation)
         # A run in which nothing was looked at proves nothing.
         for name, count in (("request", sum(result.requests.values())), ("job", len(self.traffic.jobs))):
             if not count:
@@ -245,6 +242,18 @@ def what_is_left(stage: Stage) -> list[str]:
     if not is_bindable(stage.port):
         left.append(f"left by the shutdown: port {stage.port} is taken")
     return left
+
+
+def judge_logs(stage: Stage) -> list[str]:
+    """The defects of ours that the daemon's and the workers' logs tell of."""
+    found = []
+    for path in stage.runtime_dir.glob("*.log"):
+        text = path.read_text(errors="replace")
+        for sign in ("Traceback", "defect in the proxy"):
+            if sign in text:
+                at = text.index(sign)
+                found.append(f"{path.name} tells of a defect of ours: {text[at : at + 2000]}")
+    return found
 
 
 def keep(stage: Stage, evidence: Path) -> None:
