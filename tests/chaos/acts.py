@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import shutil
 import socket
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.attribution import Kill, Span, judge_command
-from tests.chaos.census import DAEMON, WORKER, Seen, kill
+from tests.chaos.census import DAEMON, WORKER, Seen, is_listening, kill
 from tests.chaos.plan import Action, Kind
 from tests.chaos.stage import Stage
 from tests.chaos.watch import what_is_unsettled
@@ -81,13 +82,16 @@ class Acts:
         self.install(1 - self._build)
 
     def begin(self) -> None:
-        """Deploy the first release with a detached daemon, and let cron look after it from now on."""
+        """Deploy the first release with a detached daemon."""
         self.install(0)
         self.stage.write_config()
         release = self._next_release()
         self.stage.run(*self.stage.deploy_arguments(release, "--ensure-daemon"), timeout=COMMAND_SECONDS)
         self.active = release.name
         self.settle()
+
+    def begin_cron(self) -> None:
+        """From now on somebody looks after the daemon."""
         self._cron.start()
 
     def end_cron(self) -> None:
@@ -128,11 +132,17 @@ class Acts:
         there = [seen for seen in people if seen.role == role]
         if not there:
             self.say(f"{action.kind.value}: there is none at this moment")
-        elif role == WORKER and len(there) == 1 and not self._daemon(people):
-            # With nobody left who holds the listening socket the kernel refuses clients: nothing could be promised.
-            self.say("kill proxy worker: spared, it is the last one, and there is no daemon")
+            return
+        chosen = there[action.choose(len(there))]
+        if role == WORKER and not self._is_listened_without(chosen, people):
+            self.say("kill proxy worker: spared, nobody else holds the listening socket")
         else:
-            self._kill(there[action.choose(len(there))], action.kind.value)
+            self._kill(chosen, action.kind.value)
+
+    def _is_listened_without(self, leaving: Seen, people: Sequence[Seen]) -> bool:
+        """Whether somebody else holds the listening socket, so that the kernel refuses nobody."""
+        others = (seen for seen in people if seen.role in (DAEMON, WORKER) and seen.who != leaving.who)
+        return any(is_listening(seen.pid, self.stage.port) for seen in others)
 
     def _daemon(self, people: Sequence[Seen]) -> Seen | None:
         return next((seen for seen in people if seen.role == DAEMON), None)
@@ -142,7 +152,7 @@ class Acts:
         daemon = self._daemon(people)
         if daemon is None:
             self.say("kill daemon: there is none at this moment")
-        elif not any(seen.role == WORKER for seen in people):
+        elif not self._is_listened_without(daemon, people):
             self.say("kill daemon: spared, nobody else holds the listening socket")
         else:
             self._kill(daemon, "kill daemon")
@@ -192,7 +202,7 @@ class Acts:
         self.finish()
         release = self._next_release()
         options = ["--wait"]
-        if action.roll < 0.5 or not self._has_daemon():
+        if self._daemon_digest() in (None, self._installed_digest()):
             options.append("--ensure-daemon")
         self.active = None
 
@@ -201,10 +211,14 @@ class Acts:
 
         self._start("deploy", *self.stage.deploy_arguments(release, *options), then=then)
 
-    def _has_daemon(self) -> bool:
+    def _daemon_digest(self) -> str | None:
+        """Of the code that the daemon runs: after an upgrade that was cut off, not always the installed one."""
         with contextlib.suppress(OSError, ValueError):
-            return bool(self.stage.daemon_pid())
-        return False
+            return str(self.stage.request({"command": "ping"})["digest"])
+        return None
+
+    def _installed_digest(self) -> str:
+        return f"sha256:{hashlib.sha256(self.installed.read_bytes()).hexdigest()}"
 
     def _deploy_failing(self, action: Action) -> None:
         self.finish()
@@ -227,8 +241,8 @@ class Acts:
         phase = PHASES[action.choose(len(PHASES))]
         people = self.stage.census()
         daemon = self._daemon(people)
-        if daemon is None or not any(seen.role == WORKER for seen in people):
-            self.say("deploy cut off: not now, there is no daemon or no worker")
+        if daemon is None or not self._is_listened_without(daemon, people):
+            self.say("deploy cut off: not now, the daemon is gone, or the only one to hold the listening socket")
             return
         began = time.monotonic()
         answer = self._deploy_until(
@@ -294,7 +308,7 @@ class Acts:
         if not self._wait_daemon():
             return
         self.install_other()
-        self._start("upgrade", "upgrade")
+        self._start("upgrade", "upgrade", "--wait")
 
     # --- cron
 
@@ -308,7 +322,7 @@ class Acts:
     def _run_cron(self) -> None:
         """What cron runs; where healing holds back, because a start of it was killed, an operator starts the daemon."""
         code, _ = self._cron_command("recover", "--heal", "--quiet")
-        if code == 1 and not self._has_daemon():
+        if code == 1 and self._daemon_digest() is None:
             self.say("healing holds back, so the operator runs ensure-daemon")
             self._cron_command("ensure-daemon")
 

@@ -16,7 +16,7 @@ from tests.support.waiting import wait_until
 
 APP_ROLES = ("web", "jobs", "cron", "broker")
 DAEMON, WORKER, OTHER = "daemon", "proxy worker", "other"
-ESTABLISHED = "01"
+LISTENING = "0A"  # in /proc/net/tcp
 DEATH_SECONDS = 60.0
 
 
@@ -69,6 +69,19 @@ def who(pid: int) -> str:
 
 def client_ports(pid: int, port: int) -> frozenset[int]:
     """The clients' ports of the connections to ``port`` that ``pid`` holds. Raises OSError when it is gone."""
+    return frozenset(peer for peer, state in _sockets(pid, port) if state != LISTENING)
+
+
+def is_listening(pid: int, port: int) -> bool:
+    """Whether ``pid`` holds the socket that listens on ``port``; a worker that retires has given it up."""
+    try:
+        return any(state == LISTENING for _, state in _sockets(pid, port))
+    except OSError:
+        return False
+
+
+def _sockets(pid: int, port: int) -> list[tuple[int, str]]:
+    """The peer's port and the state of every TCP socket on the local ``port`` that ``pid`` holds."""
     inodes = set()
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -76,13 +89,8 @@ def client_ports(pid: int, port: int) -> frozenset[int]:
             if target.startswith("socket:["):
                 inodes.add(target[8:-1])
     local = f":{port:04X}"
-    ports = set()
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if fields[1].endswith(local) and fields[9] in inodes:
-            ports.add(int(fields[2].rpartition(":")[2], 16))
-    ports.discard(0)  # the listening socket
-    return frozenset(ports)
+    rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return [(int(row[2].rpartition(":")[2], 16), row[3]) for row in rows if row[1].endswith(local) and row[9] in inodes]
 
 
 def kill(seen: Seen, proxy_port: int) -> Kill | None:

@@ -114,7 +114,7 @@ class Fifty:
         digest = self.stage.request({"command": "ping"})["digest"]
         self.acts.install_other()
         began = time.monotonic()
-        self.stage.run("upgrade", timeout=PATIENCE_SECONDS)
+        self.stage.run("upgrade", "--wait", timeout=PATIENCE_SECONDS)
         self.outages.append(time.monotonic() - began)
         if self.stage.request({"command": "ping"})["digest"] == digest:
             self.problems.append("the daemon runs the same build as before the upgrade")

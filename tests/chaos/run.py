@@ -122,6 +122,7 @@ class ChaosRun:
     def _play(self) -> None:
         self._say(f"seed {self.seed}: {self.stage.root}, port {self.stage.port}")
         self.acts.begin()
+        self.acts.begin_cron()
         with Watch(self.stage, self._report) as watch:
             with self.traffic:
                 self._act()

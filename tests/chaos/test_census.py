@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.census import Seen, client_ports, kill, role_of, who
+from tests.chaos.census import Seen, client_ports, is_listening, kill, role_of, who
 from tests.support.ports import free_block, listening_stranger
 from tests.support.processes import ProcessLine
 
@@ -39,6 +39,10 @@ def test_the_connections_that_a_process_holds_are_known_by_their_clients_ports()
         assert client_ports(os.getpid(), port) == frozenset()
         connection, _ = listener.accept()
         with connection:
+            assert client_ports(os.getpid(), port) == frozenset({mine})
+            assert is_listening(os.getpid(), port)
+            listener.close()
+            assert not is_listening(os.getpid(), port)
             assert client_ports(os.getpid(), port) == frozenset({mine})
 
 
