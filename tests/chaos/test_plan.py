@@ -28,7 +28,7 @@ def test_a_short_run_does_everything_once() -> None:
 
 def test_over_time_each_kind_comes_as_often_as_it_weighs() -> None:
     total = sum(WEIGHTS.values())
-    acts = [action.kind for action in first(3, 5 * total) if action.kind is not Kind.SETTLE][: 3 * total]
+    acts: list[Kind] = [action.kind for action in first(3, 5 * total) if action.kind is not Kind.SETTLE][: 3 * total]
     assert {kind: acts.count(kind) for kind in WEIGHTS} == {kind: 3 * weight for kind, weight in WEIGHTS.items()}
 
 
