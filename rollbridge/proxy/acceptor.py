@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 from rollbridge.proxy.client import Client
 from rollbridge.proxy.forward import ClientFacts
 from rollbridge.proxy.messages import Settings
+from rollbridge.proxy.routing import is_ahead
+from rollbridge.proxy.shares import Shares
 from rollbridge.proxy.stream import READ
 from rollbridge.proxy.timers import NEVER
 
@@ -42,6 +44,9 @@ _PASSING: Final = frozenset(
 # Descriptors that clients and their requests leave: pipes, idle connections to the application, links, the log. A
 # quarter of them where there are few.
 SPARE_DESCRIPTORS: Final = 384
+# How long a worker that has more clients than another one leaves those that come to the others. They have been woken
+# by then, and on a busy machine have had a chance to run; if none of them can, a client has waited for no longer.
+STEP_BACK_SECONDS: Final = 0.002
 MAX_REMEMBERED_ADDRESSES: Final = 10_000
 
 # Set on the listening socket: accepted ones inherit them. Probes find out within 90 seconds that a silent peer has
@@ -63,10 +68,16 @@ def client_limit(max_connections: int, descriptors: int) -> int:
 
 
 class Acceptor:
-    """Closed until the first route is known; pauses at ``max_connections`` and when descriptors run out."""
+    """Closed until the first route is known; pauses at ``max_connections`` and when descriptors run out.
 
-    def __init__(self, worker: Worker, listener: socket.socket) -> None:
+    The kernel wakes for each client the one of the sleeping workers that has watched for the longest. So whoever has
+    taken one goes to the end of that line; and whoever gets ahead of another steps back for a moment, as one that is
+    running takes all of a burst before the others have even woken up.
+    """
+
+    def __init__(self, worker: Worker, listener: socket.socket, shares: Shares) -> None:
         self.listener = listener
+        self._shares = shares
         self.has_listener = True
         self.deadline = NEVER
         self.queued_for = NEVER
@@ -100,20 +111,23 @@ class Acceptor:
     def room_changed(self) -> None:
         """Watch the listening socket exactly while a client could be taken."""
         worker = self._worker
-        has_room = len(worker.clients) + len(worker.tunnels) < self._max_connections
+        clients = len(worker.clients) + len(worker.tunnels)
+        has_room = clients < self._max_connections
+        if self._is_open:
+            self._shares.publish(clients)
         is_wanted = self._is_open and has_room and self.deadline == NEVER
         if is_wanted and not self._is_watching:
             # Exclusive: with several workers one of them is woken per connection, not all.
             worker.loop.register(self.listener.fileno(), READ | select.EPOLLEXCLUSIVE, self._on_event)
             self._is_watching = True
-        elif not is_wanted and self._is_watching:
-            worker.loop.unregister(self.listener.fileno())
-            self._is_watching = False
+        elif not is_wanted:
+            self._stop_watching()
 
     def close(self) -> None:
         """Accept nothing more; whoever is in the queue is left to the other holders of the socket."""
         if self._is_open:
             self._is_open = False
+            self._shares.withdraw()
             self.room_changed()
 
     def let_go(self) -> None:
@@ -128,12 +142,14 @@ class Acceptor:
 
     def _on_event(self, _mask: int) -> None:
         worker = self._worker
-        room = self._max_connections - len(worker.clients) - len(worker.tunnels)
-        for _ in range(min(BATCH, room)):
+        clients = len(worker.clients) + len(worker.tunnels)
+        others = self._shares.others()
+        has_taken = False
+        for _ in range(min(BATCH, self._max_connections - clients)):
             try:
                 sock, address = self.listener.accept()
             except BlockingIOError:
-                return
+                break
             except OSError as error:
                 if error.errno in _PASSING:
                     continue
@@ -145,9 +161,22 @@ class Acceptor:
             facts = self._facts.get(address[0]) or self._learn(address[0])
             worker.clients.add(Client(worker, sock, facts))
             worker.totals_changed()
+            clients += 1
+            has_taken = True
+            if is_ahead(clients, others):
+                # Not before one was taken: for the first that came perhaps nobody else was woken.
+                worker.loop.deadlines.set(self, worker.loop.now + STEP_BACK_SECONDS)
+                break
+        if others and has_taken:
+            self._stop_watching()  # and watch again, from the end of the line
         self.room_changed()
         if not self._is_watching and self._max_connections < worker.settings.max_connections:
             worker.report("no more connections", {"error": f"{self._max_connections} clients, two open files for each"})
+
+    def _stop_watching(self) -> None:
+        if self._is_watching:
+            self._worker.loop.unregister(self.listener.fileno())
+            self._is_watching = False
 
     def _learn(self, host: str) -> ClientFacts:
         address = ipaddress.ip_address(host.partition("%")[0])

@@ -12,6 +12,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 from rollbridge import __version__
@@ -41,6 +42,7 @@ from rollbridge.proxy.messages import (
 from rollbridge.proxy.remembered import FORGET_SECONDS
 from rollbridge.proxy.reports import ReportThrottle
 from rollbridge.proxy.response_head import KnownResponses
+from rollbridge.proxy.shares import Shares
 from rollbridge.proxy.splice import Pipes
 from rollbridge.proxy.timers import NEVER
 from rollbridge.proxy.tunnel import Tunnel
@@ -93,7 +95,7 @@ class Worker:
             accepted=self._upstream_accepted,
         )
         self._stderr_path = log_path(STDERR)
-        self._acceptor = Acceptor(self, listener)
+        self._acceptor = Acceptor(self, listener, Shares(Path(socket_path).parent, index))
         self._reports = ReportThrottle()
         self._counts_timer = Timer(self._publish_counts)
         self._orphan_timer = Timer(self._check_orphan)

@@ -182,14 +182,20 @@ def free_port() -> int:
 class Rig:
     """A worker, its listening socket and its link; ``messages`` is everything it has said."""
 
-    def __init__(self, directory: Path, *, before: str = "") -> None:
-        """``before`` is a statement that the worker runs first: to lower a limit, to shorten a constant."""
-        self.listener = socket.socket()
-        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.listener.bind(("127.0.0.1", 0))
-        self.listener.listen(512)
+    def __init__(self, directory: Path, *, before: str = "", index: int = 0, beside: Rig | None = None) -> None:
+        """``before`` is a statement that the worker runs first: to lower a limit, to shorten a constant.
+
+        ``beside`` is another worker of the same port.
+        """
+        if beside is not None:
+            self.listener = beside.listener.dup()
+        else:
+            self.listener = socket.socket()
+            self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self.listener.bind(("127.0.0.1", 0))
+            self.listener.listen(512)
         self.port: int = self.listener.getsockname()[1]
-        self.socket_path = str(directory / "worker.sock")
+        self.socket_path = str(directory / (f"worker-{index}.sock" if index else "worker.sock"))
         self.link, theirs = socket.socketpair()
         self.process = subprocess.Popen(
             [
@@ -199,7 +205,7 @@ class Rig:
                 f"--link-fd={theirs.fileno()}",
                 f"--listen-fd={self.listener.fileno()}",
                 f"--socket={self.socket_path}",
-                "--index=0",
+                f"--index={index}",
             ],
             pass_fds=(theirs.fileno(), self.listener.fileno()),
         )
@@ -241,6 +247,10 @@ class Rig:
             left = deadline - time.monotonic()
             assert left > 0, f"in vain; last messages: {self.messages[-5:]}"
             self._read(min(left, 0.05))
+
+    def read_now(self) -> None:
+        """Read what the link has at this moment."""
+        self._read(0)
 
     def _read(self, seconds: float) -> None:
         if select.select([self.link], [], [], seconds)[0]:
