@@ -278,7 +278,7 @@ def test_clients_beyond_the_limit_wait_in_the_queue(rig: Rig) -> None:
     assert third.read_response()[2] == b"third"
 
 
-FEW_DESCRIPTORS = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))"
+FEW_DESCRIPTORS = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (36, 36))"
 RECKLESS = f"{FEW_DESCRIPTORS}; from rollbridge.proxy import acceptor; acceptor.client_limit = lambda *_: 10_000"
 
 
@@ -290,7 +290,7 @@ def test_whoever_was_accepted_has_a_descriptor_for_the_application(tmp_path: Pat
         rig.wait(lambda: bool(rig.reports("no more connections")))
         rig.wait(lambda: rig.counts.clients > 0)
         accepted = rig.counts.clients
-        assert accepted == client_limit(10_000, 32) == 12
+        assert accepted == client_limit(10_000, 36) == 13
         for client in clients[:accepted]:
             client.get()
         for _ in range(accepted):
