@@ -8,6 +8,7 @@ from typing import Any
 from rollbridge.config.model import (
     Config,
     ControlConfig,
+    EnvCommand,
     LegacyTakeoverConfig,
     LifecycleConfig,
     MemoryConfig,
@@ -106,6 +107,8 @@ def _process(process: ProcessConfig) -> dict[str, Any]:
             "restart": _restart(process.restart),
             "memory": _memory(process.memory),
             "lifecycle": _lifecycle(process.lifecycle),
+            "env_file": list(process.env_file) or None,
+            "env_command": _env_command(process.env_command),
             "env": dict(process.env) or None,
         }
     )
@@ -161,6 +164,13 @@ def _lifecycle(lifecycle: LifecycleConfig) -> dict[str, Any]:
             "drain_timeout": format_duration(lifecycle.drain_timeout_seconds),
         }
     )
+
+
+def _env_command(printer: EnvCommand | None) -> object:
+    if printer is None:
+        return None
+    command = printer.command if isinstance(printer.command, str) else list(printer.command)
+    return {"command": command, "timeout": format_duration(printer.timeout_seconds)}
 
 
 def _legacy_takeover(legacy: LegacyTakeoverConfig) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 
 from rollbridge.config import templates
 from rollbridge.config.issues import BadValue, ConfigError, ConfigIssue
-from rollbridge.config.model import Launch, LaunchContext, LifecycleConfig, ProcessConfig
+from rollbridge.config.model import EnvFile, EnvSources, Launch, LaunchContext, LifecycleConfig, ProcessConfig
 from rollbridge.config.rules import port_variable
 from rollbridge.config.showing import escape, show_text
-from rollbridge.config.template_check import check_cwd
+from rollbridge.config.template_check import check_cwd, check_env_file
 
 _IDENTITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 # What a shell takes literally wherever it stands; beside these, printable characters beyond ASCII are plain to it.
@@ -44,10 +44,12 @@ def resolve_launch(process: ProcessConfig, context: LaunchContext) -> Launch:
         except BadValue as bad:
             raise TemplateError(f"processes.{process.id}.{key}", bad.message, bad.fix) from bad
 
-    if isinstance(process.command, str):
-        argv: tuple[str, ...] = ("/bin/sh", "-c", expand("command", process.command, _check_shell_command))
-    else:
-        argv = tuple(expand(f"command[{index}]", word) for index, word in enumerate(process.command))
+    def words(key: str, command: str | tuple[str, ...]) -> tuple[str, ...]:
+        if isinstance(command, str):
+            return ("/bin/sh", "-c", expand(key, command, _check_shell_command))
+        return tuple(expand(f"{key}[{index}]", word) for index, word in enumerate(command))
+
+    argv = words("command", process.command)
     cwd = expand("cwd", process.cwd)
     try:
         check_cwd(process.cwd, cwd)
@@ -64,9 +66,29 @@ def resolve_launch(process: ProcessConfig, context: LaunchContext) -> Launch:
         drain_timeout_seconds=process.lifecycle.drain_timeout_seconds,
     )
     own = {name: expand(f"env.{name}", value) for name, value in process.env.items()}
-    return Launch(
-        argv=argv, cwd=cwd, env={**_inherited(context.environ), **_injected(context), **own}, lifecycle=lifecycle
+    command = process.env_command
+    sources = EnvSources(
+        files=tuple(_env_file(process, template, expand("env_file", template)) for template in process.env_file),
+        command=None if command is None else words("env_command", command.command),
+        command_timeout_seconds=0.0 if command is None else command.timeout_seconds,
+        own=own,
     )
+    return Launch(
+        argv=argv,
+        cwd=cwd,
+        env={**_inherited(context.environ), **_injected(context), **own},
+        lifecycle=lifecycle,
+        env_sources=sources if sources.files or sources.command else None,
+    )
+
+
+def _env_file(process: ProcessConfig, template: str, expanded: str) -> EnvFile:
+    path = expanded.removesuffix("?")
+    try:
+        check_env_file(template, path)
+    except BadValue as bad:
+        raise TemplateError(f"processes.{process.id}.env_file", bad.message, bad.fix) from bad
+    return EnvFile(path, is_optional=template.endswith("?"))
 
 
 def check_release_identity(release_id: str, revision: str) -> tuple[ConfigIssue, ...]:

@@ -88,6 +88,14 @@ class LifecycleConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class EnvCommand:
+    """A command that prints variables in dotenv syntax: a shell string or an argv tuple, of templates."""
+
+    command: str | tuple[str, ...]
+    timeout_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessConfig:
     """One ``[processes.<id>]`` table. ``command`` is a shell string or an argv tuple."""
 
@@ -108,6 +116,8 @@ class ProcessConfig:
     memory: MemoryConfig | None
     lifecycle: LifecycleConfig
     deploy_strategy: DeployStrategy
+    env_file: tuple[str, ...] = ()  # templates; "?" at the end: may be missing
+    env_command: EnvCommand | None = None
 
     @property
     def is_handoff(self) -> bool:
@@ -202,10 +212,29 @@ class LaunchContext:
 
 
 @dataclass(frozen=True, slots=True)
+class EnvFile:
+    """A dotenv file, read at each start."""
+
+    path: str
+    is_optional: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EnvSources:
+    """What is read, and run, at each start for variables whose values nobody is shown; ``own`` wins over them."""
+
+    files: tuple[EnvFile, ...]
+    command: tuple[str, ...] | None  # argv
+    command_timeout_seconds: float
+    own: Mapping[str, str]  # ``env`` of the process, expanded
+
+
+@dataclass(frozen=True, slots=True)
 class Launch:
-    """Everything needed to exec one replica: templates expanded, environment complete."""
+    """Everything needed to exec one replica: templates expanded, environment complete but for ``env_sources``."""
 
     argv: tuple[str, ...]  # ("/bin/sh", "-c", text) for a string command
     cwd: str
     env: Mapping[str, str]  # inherited + injected ROLLBRIDGE_* + the process's own, which wins
     lifecycle: LifecycleConfig  # hooks expanded; {{...}} gone
+    env_sources: EnvSources | None = None  # None: there are none

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import signal
-from typing import Any
 
+from rollbridge.config.commands import read_command, start_template
+from rollbridge.config.environment_section import read_env_command, read_env_file
 from rollbridge.config.issues import BadValue
 from rollbridge.config.model import (
     DeployStrategy,
@@ -46,8 +47,8 @@ def read_process(table: Table, process_id: str, proxy: ProxyConfig) -> ProcessCo
     process = ProcessConfig(
         id=process_id,
         policy=policy,
-        command=_read_command(table),
-        cwd=_template(table, "cwd", table.raw("cwd"), DEFAULT_CWD, "{{release_path}}"),
+        command=read_command(table),
+        cwd=start_template(table, "cwd", table.raw("cwd"), DEFAULT_CWD, "{{release_path}}"),
         env=_read_env(table),
         port=_read_port(table),
         health=_read_health(table, policy, proxy),
@@ -61,55 +62,11 @@ def read_process(table: Table, process_id: str, proxy: ProxyConfig) -> ProcessCo
         memory=_read_memory(table),
         lifecycle=_read_lifecycle(table),
         deploy_strategy=choice(table, "deploy_strategy", DeployStrategy.PERSISTENT, _STRATEGIES),
+        env_file=read_env_file(table),
+        env_command=read_env_command(table),
     )
     table.finish()
     return process
-
-
-def _template(table: Table, key: str, value: Any, default: str, example: str) -> str:
-    """Return ``value`` as written when it can be a template for the start of a process."""
-    if value is None:
-        return default
-    try:
-        if not isinstance(value, str):
-            raise BadValue(f"{show_value(value)} is not text", f"write text in quotes: {key} = {show_text(example)}")
-        check_text(value)
-        if not value.strip():
-            raise BadValue("the text is empty", f"write {key} = {show_text(example)}, or remove the line")
-    except BadValue as bad:
-        table.note(key, bad.message, bad.fix)
-        return default
-    return value
-
-
-def _read_command(table: Table) -> str | tuple[str, ...]:
-    value = table.raw("command")
-    if value is None:
-        table.note("command", "command is missing", 'add command = "gunicorn app:app", or an array of its words')
-        return "missing"
-    if isinstance(value, str):
-        return _template(table, "command", value, "missing", "gunicorn app:app")
-    example = 'command = "gunicorn app:app" or command = ["gunicorn", "app:app"]'
-    if not isinstance(value, list):
-        table.note("command", f"{show_value(value)} is neither text nor an array", f"write {example}")
-        return "missing"
-    words = []
-    for index, word in enumerate(value):
-        if table.scope.is_full():
-            break
-        path = (*table.path, "command", index)
-        try:
-            if not isinstance(word, str):
-                raise BadValue(
-                    f"{show_value(word)} is not text", f"put it in quotes: {show_text(str(show_value(word)))}"
-                )
-            check_text(word)
-            words.append(word)
-        except BadValue as bad:
-            table.scope.note(path, bad.message, bad.fix)
-    if not value or (isinstance(value[0], str) and not value[0].strip()):
-        table.note("command", "the array does not name a program", f"write {example}")
-    return tuple(words) or "missing"
 
 
 def _read_env(table: Table) -> dict[str, str]:
@@ -259,4 +216,4 @@ def _read_lifecycle(table: Table) -> LifecycleConfig:
 
 def _read_hook(table: Table, key: str, example: str) -> str | None:
     value = table.raw(key)
-    return None if value is None else _template(table, key, value, "", example) or None
+    return None if value is None else start_template(table, key, value, "", example) or None

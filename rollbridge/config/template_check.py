@@ -18,7 +18,7 @@ def check_templates(config: Config, scope: Scope) -> None:
         for path, text in process_templates(process):
             if scope.is_full():
                 return
-            for bad in templates.problems(text, values, scope.environ, absent) or _cwd_problems(
+            for bad in templates.problems(text, values, scope.environ, absent) or _path_problems(
                 path, text, values, scope.environ
             ):
                 scope.note(("processes", process.id, *path), bad.message, bad.fix)
@@ -32,6 +32,12 @@ def process_templates(process: ProcessConfig) -> Iterator[tuple[Path, str]]:
         for index, word in enumerate(process.command):
             yield ("command", index), word
     yield ("cwd",), process.cwd
+    for text in process.env_file:
+        yield ("env_file",), text
+    if process.env_command is not None:
+        printer = process.env_command.command
+        for word in (printer,) if isinstance(printer, str) else printer:
+            yield ("env_command",), word
     for name, value in process.env.items():
         yield ("env", name), value
     lifecycle = process.lifecycle
@@ -41,11 +47,12 @@ def process_templates(process: ProcessConfig) -> Iterator[tuple[Path, str]]:
             yield ("lifecycle", key), hook
 
 
-def _cwd_problems(path: Path, text: str, values: Mapping[str, str], environ: Mapping[str, str]) -> list[BadValue]:
-    if path != ("cwd",):
+def _path_problems(path: Path, text: str, values: Mapping[str, str], environ: Mapping[str, str]) -> list[BadValue]:
+    check = {"cwd": check_cwd, "env_file": check_env_file}.get(str(path[0]))
+    if check is None:
         return []
     try:
-        check_cwd(text, templates.expand(text, values, environ))
+        check(text, templates.expand(text, values, environ))
     except BadValue as bad:
         return [bad]
     return []
@@ -57,6 +64,16 @@ def check_cwd(template: str, expanded: str) -> None:
         raise BadValue(
             f"cwd {show_text(expanded)} is a relative path",
             f"write {show_text('{{release_path}}/' + template.removeprefix('./'))} for a directory of the release, "
+            f"or a path from /",
+        )
+
+
+def check_env_file(template: str, expanded: str) -> None:
+    """Raise BadValue for a file that depends on where the daemon was started."""
+    if not expanded.startswith("/"):
+        raise BadValue(
+            f"env_file {show_text(expanded)} is a relative path",
+            f"write {show_text('{{release_path}}/' + template.removeprefix('./'))} for a file of the release, "
             f"or a path from /",
         )
 

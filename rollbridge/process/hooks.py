@@ -7,9 +7,11 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from rollbridge.process.environment import complete_environment
 from rollbridge.process.output import ProcessOutput
 from rollbridge.process.reaper import HookResult, Reaper
 from rollbridge.process.run import Run
+from rollbridge.process.spawning import StartFailed
 from rollbridge.process.tree import INSTANCE_VARIABLE
 
 
@@ -38,16 +40,22 @@ class Hooks:
             INSTANCE_VARIABLE: self.run.instance.token,
             "ROLLBRIDGE_PID": str(self.run.leader.identity.pid),
         }
+        environment = self.run.environment
         try:
+            if environment is None:
+                # Started by an earlier daemon, and values are not kept: what they are now is the nearest there is.
+                environment = await complete_environment(launch, self.reaper, stderr)
             return await self.reaper.run_hook(
                 command,
                 cwd=launch.cwd,
-                env={**launch.env, **marks},
+                env={**environment, **marks},
                 stdout=stdout,
                 stderr=stderr,
                 timeout_seconds=timeout_seconds,
                 on_start=on_start,
             )
+        except StartFailed as error:
+            return HookResult(None, str(error))
         finally:
             os.close(stdout)
             os.close(stderr)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 from rollbridge.process.clock import Clock, format_at
 from rollbridge.process.ending import Ending
+from rollbridge.process.environment import complete_environment
 from rollbridge.process.exits import ExitStatus
 from rollbridge.process.hooks import Hooks
 from rollbridge.process.output import OutputFollower
@@ -62,6 +63,7 @@ class ManagedProcess(Standing):
         self._endings: list[Ending] = []
         self._is_killing = False
         self._stop_task: asyncio.Task[None] | None = None
+        self._preparations: set[asyncio.Task[dict[str, str]]] = set()
         self._restart_task: asyncio.Task[None] | None = None
         self._recovery_task: asyncio.Task[None] | None = None
         self._watch_task: asyncio.Task[None] | None = None
@@ -129,7 +131,9 @@ class ManagedProcess(Standing):
         if self.is_alive:  # somebody else's start was quicker
             return
         try:
-            self._launch(reason)
+            await self._launch(reason)
+        except StartRefused:
+            raise
         except StartFailed as error:
             self._report("process did not start", {"error": str(error)})
             self._fail(str(error))
@@ -190,15 +194,46 @@ class ManagedProcess(Standing):
         if not self._is_wanted:
             raise StartRefused(f"{self.spec.instance_id} was stopped before it had started")
 
-    def _launch(self, reason: StartReason) -> None:
-        """Start the program now, without yielding to the loop; raise StartFailed."""
+    async def _launch(self, reason: StartReason) -> None:
+        """Start the program, now when its environment is known already; raise StartFailed."""
         spec = self.spec
-        token = secrets.token_hex(16)
+        environment = await self._prepare(spec)
+        self._refuse_unless_wanted()
+        if not self.is_alive:  # somebody else's start was quicker
+            self._execute(reason, spec, environment)
+
+    async def _prepare(self, spec: ProcessSpec) -> Mapping[str, str]:
+        """Return the environment; raise StartFailed, or StartRefused when a stop comes meanwhile."""
+        if spec.launch.env_sources is None:
+            return spec.launch.env
+        stdout, stderr = self._open_output(spec)
+        os.close(stdout)
+        task = asyncio.create_task(
+            complete_environment(spec.launch, self._reaper, stderr), name=f"environment of {spec.instance_id}"
+        )
+        self._preparations.add(task)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if current is not None and current.cancelling():
+                raise
+            raise StartRefused(f"{spec.instance_id} was stopped before it had started") from None
+        finally:
+            self._preparations.discard(task)
+            os.close(stderr)
+
+    def _open_output(self, spec: ProcessSpec) -> tuple[int, int]:
         self._output.keep_lines = spec.process.output_lines
         try:
-            stdout, stderr = self._output.open_for_child()
+            return self._output.open_for_child()
         except OSError as error:
             raise StartFailed(f"its output files cannot be opened: {error}") from error
+
+    def _execute(self, reason: StartReason, spec: ProcessSpec, environment: Mapping[str, str]) -> None:
+        """Start the program without yielding to the loop; raise StartFailed."""
+        token = secrets.token_hex(16)
+        stdout, stderr = self._open_output(spec)
         # Written down before it is used: a daemon that is killed in this moment has started something that the next
         # one finds by its mark alone.
         self._token = token
@@ -207,9 +242,10 @@ class ManagedProcess(Standing):
             leader = self._reaper.spawn(
                 spec.launch.argv,
                 cwd=spec.launch.cwd,
-                env={**spec.launch.env, INSTANCE_VARIABLE: token},
+                env={**environment, INSTANCE_VARIABLE: token},
                 stdout=stdout,
                 stderr=stderr,
+                is_path_secret=environment.get("PATH") != spec.launch.env.get("PATH"),
             )
         finally:
             self._token = None
@@ -223,6 +259,7 @@ class ManagedProcess(Standing):
             started_at=format_at(self._clock.utc_now()),
             started_monotonic=self._clock.monotonic(),
             finished=asyncio.get_running_loop().create_future(),
+            environment=environment,
         )
         if reason is StartReason.DEPLOY:
             self._counters = Counters()
@@ -296,7 +333,9 @@ class ManagedProcess(Standing):
             )
             await asyncio.sleep(decision.delay_seconds)
             try:
-                self._launch(StartReason.CRASH)
+                await self._launch(StartReason.CRASH)
+                return
+            except StartRefused:
                 return
             except StartFailed as error:
                 self._report("process did not start", {"error": str(error)})
@@ -306,6 +345,14 @@ class ManagedProcess(Standing):
         if task is not None and not task.done() and task is not asyncio.current_task():
             task.cancel()
             await asyncio.wait((task,))
+
+    async def _cancel_preparations(self) -> None:
+        """End the reading of an environment for a start that is not wanted any more."""
+        tasks = set(self._preparations)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
     # Stopping
 
@@ -325,6 +372,7 @@ class ManagedProcess(Standing):
 
     async def _stop(self) -> None:
         await self._cancel_recovery()
+        await self._cancel_preparations()
         run = self._run
         if run is None or run.is_over:
             self._output.close()

@@ -127,12 +127,21 @@ class Reaper:
         stdout: int,
         stderr: int,
         pass_fds: Sequence[int] = (),
+        is_path_secret: bool = False,
     ) -> Child:
         """Start ``argv`` in a session of its own, stdin from /dev/null; raise StartFailed.
 
-        Without ``env`` the daemon's own is inherited, less the mark of any instance.
+        Without ``env`` the daemon's own is inherited, less the mark of any instance. No error shows a secret PATH.
         """
-        pid = spawn(argv, cwd=cwd, env=env, stdout=stdout, stderr=stderr, pass_fds=pass_fds)
+        pid = spawn(
+            argv,
+            cwd=cwd,
+            env=env,
+            stdout=stdout,
+            stderr=stderr,
+            pass_fds=pass_fds,
+            is_path_secret=is_path_secret,
+        )
         start_ticks = read_start_ticks(pid)
         assert start_ticks is not None, "an unreaped child is always in /proc"
         return self._expect(ProcessIdentity(pid, start_ticks, self.boot_id))
@@ -187,7 +196,7 @@ class Reaper:
 
     async def run_hook(
         self,
-        command: str,
+        command: str | Sequence[str],
         *,
         cwd: str,
         env: Mapping[str, str],
@@ -196,13 +205,14 @@ class Reaper:
         timeout_seconds: float,
         on_start: Callable[[int], None] | None = None,
     ) -> HookResult:
-        """Run ``command`` under /bin/sh -c for at most ``timeout_seconds``; its group is killed when that is over.
+        """Run ``command`` (text: under /bin/sh -c) for ``timeout_seconds`` at most; then its group is killed.
 
         Never raises for what the command does. Cancelling the call kills the group as well.
         ``on_start`` is called with the pid.
         """
         try:
-            child = self.spawn(("/bin/sh", "-c", command), cwd=cwd, env=env, stdout=stdout, stderr=stderr)
+            argv = ("/bin/sh", "-c", command) if isinstance(command, str) else command
+            child = self.spawn(argv, cwd=cwd, env=env, stdout=stdout, stderr=stderr)
         except StartFailed as error:
             return HookResult(None, str(error))
         if on_start is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rollbridge.config.model import Launch, ProcessConfig
@@ -62,6 +63,7 @@ class Run:
     started_at: str
     started_monotonic: float
     finished: asyncio.Future[ExitStatus]  # the leader ended and its output was read to the end
+    environment: Mapping[str, str] | None = field(default=None, repr=False)  # None: started by an earlier daemon
     asked: dict[int, int] = field(default_factory=dict)  # who was sent the stop signal: pid to start time
     is_over: bool = False
 

@@ -45,6 +45,7 @@ def spawn(
     stderr: int,
     stdin: int = subprocess.DEVNULL,
     pass_fds: Sequence[int] = (),
+    is_path_secret: bool = False,
 ) -> int:
     """Start ``argv`` as leader of a new session and return its pid; raise StartFailed.
 
@@ -67,14 +68,20 @@ def spawn(
             start_new_session=True,
         )
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        raise StartFailed(explain_failure(error, argv, cwd, env)) from error
+        explanation = explain_failure(error, argv, cwd, env, is_path_secret=is_path_secret)
+        raise StartFailed(explanation) from error
     # The reaper waits for this pid; Popen must neither wait for it nor complain that nobody did.
     child.returncode = 0
     return child.pid
 
 
 def explain_failure(
-    error: Exception, argv: Sequence[str], cwd: str | None, env: Mapping[str, str], *, is_root: bool | None = None
+    error: Exception,
+    argv: Sequence[str],
+    cwd: str | None,
+    env: Mapping[str, str],
+    *,
+    is_path_secret: bool = False,
 ) -> str:
     """What kept ``argv`` from starting, as one sentence that ends with an act."""
     program = argv[0] if argv else ""
@@ -107,7 +114,8 @@ def explain_failure(
         problem = explain_directory(cwd)
         if problem:
             return problem
-    return explain_program(program, number or 0, cwd, env, error.strerror or str(error))
+    shown_path = "as its env_file or env_command sets it" if is_path_secret else env.get("PATH", os.defpath)
+    return explain_program(program, number or 0, cwd, env, error.strerror or str(error), shown_path)
 
 
 def explain_directory(cwd: str) -> str | None:
@@ -126,13 +134,14 @@ def explain_directory(cwd: str) -> str | None:
     return f"the working directory {cwd} does not exist; correct cwd or deploy the release again"
 
 
-def explain_program(program: str, number: int, cwd: str | None, env: Mapping[str, str], reason: str) -> str:
+def explain_program(
+    program: str, number: int, cwd: str | None, env: Mapping[str, str], reason: str, shown_path: str
+) -> str:
     if "/" not in program:
-        search = env.get("PATH", os.defpath)
-        found = shutil.which(program, mode=os.F_OK, path=search)
+        found = shutil.which(program, mode=os.F_OK, path=env.get("PATH", os.defpath))
         if found is None:
             return (
-                f"command {program!r} was not found in PATH ({search}); install it, correct the name, "
+                f"command {program!r} was not found in PATH ({shown_path}); install it, correct the name, "
                 "or give its full path"
             )
         path = Path(found)

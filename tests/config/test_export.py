@@ -13,6 +13,7 @@ from rollbridge.config.model import (
     Config,
     ControlConfig,
     DeployStrategy,
+    EnvCommand,
     HealthConfig,
     LegacyProcess,
     LegacyTakeoverConfig,
@@ -96,6 +97,12 @@ def processes(draw: st.DrawFn) -> dict[str, ProcessConfig]:
                 drain_timeout,
             ),
             deploy_strategy=DeployStrategy.HANDOFF if is_handoff else DeployStrategy.PERSISTENT,
+            env_file=draw(st.lists(TEMPLATE.map(lambda text: f"/{text}?"), max_size=2).map(tuple)),
+            env_command=draw(
+                st.none() | st.builds(EnvCommand, TEMPLATE | st.just(("run", "{{port}}")), POSITIVE_SECONDS)
+            )
+            if port
+            else None,
         )
     return found
 

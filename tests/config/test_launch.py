@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rollbridge.config.launch import TemplateError, check_release_identity, resolve_launch
-from rollbridge.config.model import Launch, LaunchContext, LifecycleConfig
+from rollbridge.config.model import EnvFile, EnvSources, Launch, LaunchContext, LifecycleConfig
 from tests.config.reading import WEB, parse
 
 CONTEXT = LaunchContext(
@@ -176,3 +176,32 @@ def test_names_of_releases_that_are_no_file_names_are_told(name: str) -> None:
     assert "--release-id" in issues[0].fix
     assert "--revision" in issues[1].fix
     assert all(issue.text.isprintable() for issue in issues)
+
+
+def test_sources_of_the_environment_are_expanded_and_a_question_mark_makes_a_file_optional() -> None:
+    found = launch(
+        'env_file = ["/etc/{{application}}.env", "{{release_path}}/.env?"]\n'
+        'env_command = { command = ["secrets", "{{release_id}}"], timeout = "3s" }\n'
+        'env = { A = "{{process_id}}" }'
+    )
+    assert found.env_sources == EnvSources(
+        files=(EnvFile("/etc/shop.env", False), EnvFile("/srv/shop/releases/r42/.env", True)),
+        command=("secrets", "r42"),
+        command_timeout_seconds=3.0,
+        own={"A": "web"},
+    )
+    assert launch().env_sources is None
+    assert launch('env_command = "secrets | cat"').env_sources == EnvSources(
+        (), ("/bin/sh", "-c", "secrets | cat"), 10.0, {}
+    )
+
+
+def test_env_file_of_a_start_is_an_absolute_path_and_env_command_is_checked_like_the_command() -> None:
+    context = replace(CONTEXT, environ={"DIR": "x"})
+    process = parse(WEB + 'env_file = "{{env.DIR}}/a"', {"DIR": "/x"}).processes["web"]
+    with pytest.raises(TemplateError, match="env_file") as caught:
+        resolve_launch(process, context)
+    assert caught.value.where == "processes.web.env_file"
+    process = parse(WEB + 'env_command = "{{release_path}}/secrets"').processes["web"]
+    with pytest.raises(TemplateError, match="which a shell would interpret"):
+        resolve_launch(process, replace(CONTEXT, release_path="/srv/a b"))

@@ -7,6 +7,7 @@ import pytest
 
 from rollbridge.config.model import (
     DeployStrategy,
+    EnvCommand,
     HealthConfig,
     LifecycleConfig,
     MemoryConfig,
@@ -95,6 +96,15 @@ def test_process_stops_as_gracefully_as_the_proxy_says() -> None:
             LifecycleConfig("q", "d", "s", 60.0),
         ),
         ('policy = "singleton"', "policy", Policy.SINGLETON),
+        ('env_file = "/etc/a.env"', "env_file", ("/etc/a.env",)),
+        ('env_file = ["{{release_path}}/.env?", "/b"]', "env_file", ("{{release_path}}/.env?", "/b")),
+        ('env_command = "secrets | grep A"', "env_command", EnvCommand("secrets | grep A", 10.0)),
+        ('env_command = ["secrets", "a b"]', "env_command", EnvCommand(("secrets", "a b"), 10.0)),
+        (
+            'env_command = { command = ["secrets", "{{application}}"], timeout = "2s" }',
+            "env_command",
+            EnvCommand(("secrets", "{{application}}"), 2.0),
+        ),
         ('policy = "service"\ndeploy_strategy = "persistent"', "deploy_strategy", DeployStrategy.PERSISTENT),
         (
             'policy = "service"\ndeploy_strategy = "handoff"\nport = "7000-7009"',
@@ -189,6 +199,16 @@ def test_health_of_the_proxied_process_can_be_set_in_part_or_turned_off() -> Non
         ('lifecycle = { stop_command = ["a"] }', "lifecycle.stop_command", "an array is not text", "stop_command ="),
         ('lifecycle = { stop_command = "{{nope}}" }', "lifecycle.stop_command", "no placeholder", "use one of"),
         ('deploy_strategy = "handof"', "deploy_strategy", '"handof" is not one of', 'did you mean "handoff"?'),
+        ("env_file = 1", "env_file", "1 is neither text nor an array", 'env_file = "/etc/shop/secrets.env"'),
+        ("env_file = [1]", "env_file", "1 is not text", "write text in quotes"),
+        ('env_file = ""', "env_file", "empty", "or remove the line"),
+        ('env_file = "secrets.env"', "env_file", '"secrets.env" is a relative path', '"{{release_path}}/secrets.env"'),
+        ('env_file = ["/a", "{{nope}}/b"]', "env_file", "no placeholder", "use one of"),
+        ("env_command = 1", "env_command", "1 is neither text nor an array", 'env_command = "print-secrets shop"'),
+        ("env_command = []", "env_command", "does not name a program", '["print-secrets", "shop"]'),
+        ('env_command = "x {{prot}}"', "env_command", 'no placeholder "{{prot}}"', "use one of"),
+        ('env_command = { timeout = "1s" }', "env_command.command", "command is missing", "print-secrets"),
+        ('env_command = { command = "x", timeout = "0s" }', "env_command.timeout", "0 is too short", "more than zero"),
         ("grace_stop = 1", "grace_stop", 'no setting "grace_stop"', "did you mean graceful_stop?"),
     ],
 )  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Any
 
 from rollbridge.config.model import (
     DeployStrategy,
+    EnvSources,
     Launch,
     LifecycleConfig,
     MemoryConfig,
@@ -82,12 +83,14 @@ def make_spec(
     cwd: str = "/",
     env: Mapping[str, str] | None = None,
     instance_id: str = "r1.web.0",
+    env_sources: EnvSources | None = None,
     **changes: Any,
 ) -> ProcessSpec:
     process = make_process(command, **changes)
     argv = ("/bin/sh", "-c", command) if isinstance(command, str) else command
     environment = {"PATH": os.environ["PATH"], **(env or {})}
-    return ProcessSpec(instance_id, process, Launch(argv, cwd, environment, process.lifecycle), "r1", 0, 1, None)
+    launch = Launch(argv, cwd, environment, process.lifecycle, env_sources)
+    return ProcessSpec(instance_id, process, launch, "r1", 0, 1, None)
 
 
 def python(source: str) -> tuple[str, ...]:
