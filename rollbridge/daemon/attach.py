@@ -65,7 +65,7 @@ def attach_workers(
         try:
             worker, passed = _greet(one, identity)
         except (OSError, BadMessage) as error:
-            if _is_worker_at(one.pid, one.socket_path):
+            if is_worker_at(one.pid, one.socket_path):
                 record("worker killed: no answer", {"worker": one.index, "pid": one.pid, "error": str(error)})
                 _kill(identity)
             continue
@@ -77,7 +77,7 @@ def attach_workers(
     return Attachment(tuple(workers), listener)
 
 
-def _is_worker_at(pid: int, socket_path: str) -> bool:
+def is_worker_at(pid: int, socket_path: str) -> bool:
     """Whether ``pid`` was started as the worker of that socket; the state file alone must not get anybody killed."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -101,17 +101,18 @@ def unrecorded_workers(runtime_dir: str, recorded: Sequence[RecordedWorker]) -> 
 
     The earlier daemon may have died between a worker's start and the moment when the state was written.
     """
-    known = {one.socket_path for one in recorded}
+    known = {(one.socket_path, one.pid, one.start_ticks) for one in recorded}
     found = []
     for path in sorted(Path(runtime_dir).glob("worker-*.sock")):
         index = worker_index(path.name)
-        if str(path) in known or index is None:
+        if index is None:
             continue
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knock, contextlib.suppress(OSError):
             knock.settimeout(_ANSWER_SECONDS)
             knock.connect(str(path))
             pid = _peer_pid(knock)
-            if (start_ticks := read_start_ticks(pid)) is not None:
+            start_ticks = read_start_ticks(pid)
+            if start_ticks is not None and (str(path), pid, start_ticks) not in known:
                 found.append(RecordedWorker(index, pid, start_ticks, str(path)))
     return tuple(found)
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from rollbridge.config.model import Config, Policy
 from rollbridge.config.rules import port_variable
 from rollbridge.daemon.recorded import Record, RecordedRelease, RecordedState, state_after
 from rollbridge.release.fleet import ReleaseIdentity
 from rollbridge.release.states import ReleaseState
+
+_ALIVE: Final = (ReleaseState.STARTING, ReleaseState.ACTIVE, ReleaseState.DRAINING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,8 @@ def complete(
 
 def unaccounted(recorded: RecordedState, seen: Seen) -> list[str]:
     """Return the releases that get requests now, and of which nothing is known that could go on taking them."""
-    return sorted(seen.active - {release.key for release in recorded.releases})
+    known = {release.key for release in recorded.releases if release.state in _ALIVE}
+    return sorted(seen.active - known)
 
 
 def _after_reboot(recorded: RecordedState, boot_id: str, now: float) -> RecordedState:
@@ -126,7 +130,7 @@ def _with_shared(recorded: RecordedState, one: Sighted, policy: Policy) -> Recor
 def _with_release(
     recorded: RecordedState, key: str, sighted: Sequence[Sighted], seen: Seen, config: Config, now: float
 ) -> RecordedState:
-    known = next((one for one in recorded.releases if one.key == key), None)
+    known = next((one for one in recorded.releases if one.key == key and one.state in _ALIVE), None)
     orphans = recorded.orphans
     if known is None:
         first = sighted[0].environ

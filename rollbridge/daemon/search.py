@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,20 +29,28 @@ def find_again(
     config: Config,
     workers: Sequence[AttachedWorker],
     record: Callable[[str, dict[str, object]], None],
+    is_whole: bool,
 ) -> RecordedState:
     """Return ``recorded`` with everything that lives and that it does not tell of.
 
-    Raises DaemonFailed when the workers serve a release that cannot be found: our first route would end that.
+    ``is_whole``: it was written last, and is to be believed, unless the workers serve a release that it does not know
+    (somebody has put an older file back). Raises DaemonFailed when what they serve cannot be found and the state is not
+    to be believed either: our first route would end that.
     """
     directory = f"{config.runtime_dir}/output/"
-    found = find_marked(scan_processes(), _tokens(recorded), lambda pid: output_in(pid, directory))
+    boot_id = read_boot_id()
+    found = find_marked(scan_processes(), _tokens(recorded, boot_id), lambda pid: output_in(pid, directory))
     sighted = [_sighted(one, directory) for one in found]
     seen = Seen(
         frozenset(worker.active for worker in workers if worker.active is not None),
         frozenset(key for worker in workers for key in worker.routed),
     )
-    whole = complete(recorded, sighted, seen, config, read_boot_id(), time.time())
-    lost = unaccounted(whole, seen)
+    if sighted:
+        record("found without a record", {"processes": sorted(one.instance_id for one in sighted)})
+    if is_whole and not unaccounted(recorded, seen):
+        return replace(recorded, orphans=(*recorded.orphans, *(one.record for one in sighted)))
+    whole = complete(recorded, sighted, seen, config, boot_id, time.time())
+    lost = [] if is_whole else unaccounted(whole, seen)
     if lost:
         raise DaemonFailed(
             f"the proxy workers of an earlier daemon serve release {', '.join(lost)}, and no state file tells of its "
@@ -49,19 +58,18 @@ def find_again(
             f"them with rollbridge recover --force, and deploy again",
             _REFUSED,
         )
-    if sighted:
-        record("found without a record", {"processes": sorted(one.instance_id for one in sighted)})
     return whole
 
 
-def _tokens(recorded: RecordedState) -> set[str]:
+def _tokens(recorded: RecordedState, boot_id: str) -> set[str]:
+    """Return the marks that are on record; of another boot they do not tell of what lives now."""
     records = [
         *(process for release in recorded.releases for process in release.processes),
         *recorded.services,
         *recorded.singletons,
         *recorded.orphans,
     ]
-    return {str(one.get("instance")) for one in records}
+    return {str(one.get("instance")) for one in records if one.get("boot_id") == boot_id}
 
 
 def _sighted(found: Marked, directory: str) -> Sighted:

@@ -51,7 +51,8 @@ from rollbridge.proxy.upstream import Release
 STDERR: Final = 2
 # Counts go out at most so often; a release that drains reports its last request at once.
 COUNTS_SECONDS: Final = 0.05
-# A worker that no supervisor comes back to ends when nobody has listened behind it for so long.
+# A worker that no supervisor comes back to ends when nobody has listened behind it for so long, and nothing is in
+# flight: its application is gone for good. Cron looks once a minute, so a daemon that is brought back comes before.
 ORPHAN_CHECK_SECONDS: Final = 5.0
 ORPHAN_SECONDS: Final = 60.0
 
@@ -244,7 +245,9 @@ class Worker:
     def _check_orphan(self) -> None:
         if self._link is not None:
             return
-        if self.loop.now - self._accepted_at >= ORPHAN_SECONDS:
+        # A tunnel to a release that drains is a user too; it ends when its process does.
+        is_busy = any(release.http or release.websocket for release in self.dispatcher.releases.values())
+        if self.loop.now - self._accepted_at >= ORPHAN_SECONDS and not is_busy:
             self._stop()
             return
         self.dispatcher.probe()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from rollbridge.daemon.attach import unrecorded_workers
+from rollbridge.daemon.attach import is_worker_at, unrecorded_workers
 from rollbridge.daemon.recorded import RecordedState, read_recorded
 from rollbridge.daemon.state_file import State, StateNewer, read_state_file
 from rollbridge.process.identity import read_boot_id, read_ticks_now
@@ -15,6 +15,7 @@ from rollbridge.process.marked import output_in
 from rollbridge.process.table import read_command, read_environment_value, scan_processes
 from rollbridge.takeover.orphans import (
     Orphan,
+    Suspect,
     find_orphans,
     list_suspects,
     unrecorded_suspects,
@@ -72,21 +73,29 @@ def is_in_memory(path: str) -> bool:
 def survey(known: KnownState, runtime_dir: str) -> list[Orphan]:
     """Return everything of this application that lives and that an ended daemon left. Ask only when none runs."""
     table = scan_processes()
-    suspects = list_suspects(known.recorded, table)
+    # Workers carry no mark: that they were started as such must show in their command line.
+    real = [one for one in known.recorded.workers if is_worker_at(one.pid, one.socket_path)]
+    suspects = list_suspects(replace(known.recorded, workers=tuple(real)), table)
     boot_id = read_boot_id()
     workers = known.recorded.workers if known.recorded.boot_id == boot_id else ()
     suspects += worker_suspects(unrecorded_workers(runtime_dir, workers), boot_id)
-    suspects += unrecorded_suspects(
+
+    def living(among: list[Suspect]) -> list[Orphan]:
+        return find_orphans(
+            among,
+            table,
+            own_pid=os.getpid(),
+            ticks_now=read_ticks_now(),
+            ticks_per_second=os.sysconf("SC_CLK_TCK"),
+            read_command=read_command,
+        )
+
+    orphans = living(suspects)
+    # What is on record under a wrong identity, and not found by that, is found by its mark as well.
+    unrecorded = unrecorded_suspects(
         table,
-        suspects,
+        [orphan.suspect for orphan in orphans],
         lambda pid: output_in(pid, f"{runtime_dir}/output/"),
         lambda pid: read_environment_value(pid, "ROLLBRIDGE_RELEASE_ID") or "",
     )
-    return find_orphans(
-        suspects,
-        table,
-        own_pid=os.getpid(),
-        ticks_now=read_ticks_now(),
-        ticks_per_second=os.sysconf("SC_CLK_TCK"),
-        read_command=read_command,
-    )
+    return [*orphans, *living(unrecorded)]

@@ -179,6 +179,25 @@ def test_whatever_happens_to_the_file_everything_is_taken_over_and_no_request_fa
     application.shutdown()
 
 
+def test_an_old_file_that_somebody_has_put_back_takes_nobody_back(with_everything: Application) -> None:
+    application = with_everything
+    application.start("v1")
+    old = application.state_path.read_bytes()
+    with Load(application.port) as load:
+        application.deploy("v2")
+        wait_until(lambda: application.state_of("v1") == "stopped", "v1 is stopped")
+        before = pids(application)
+        crash(application)
+        application.state_path.write_bytes(old)
+        application.start_daemon()
+        load.wait_for_more()
+        assert pids(application) == before
+        assert application.status()["active_release_id"] == "v2"
+        assert application.status()["orphans"] == []
+    load.assert_no_failure()
+    application.shutdown()
+
+
 def test_what_was_coming_up_when_the_file_was_lost_is_undone(with_everything: Application) -> None:
     application = with_everything
     gate = application.gate("boot")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -206,6 +208,68 @@ def test_an_orphan_without_a_release_ends(tmp_path: Path) -> None:
         rig.route(None)
         rig.link.close()
         assert rig.process.wait(10) == 0
+
+
+def test_an_orphan_with_a_tunnel_to_a_release_that_drains_stays_until_it_ends(tmp_path: Path) -> None:
+    before = "from rollbridge.proxy import worker; worker.ORPHAN_CHECK_SECONDS = 0.05; worker.ORPHAN_SECONDS = 0.2"
+    with Rig(tmp_path, before=before) as rig:
+        app = rig.app()
+        rig.serve(app)
+        tunneled = rig.client(UPGRADE)
+        upstream = app.accept()
+        upstream.read_head()
+        upstream.send(SWITCH)
+        tunneled.read_head()
+        rig.route(None, target("r1", app))  # `stop`: it drains
+        rig.link.close()
+        with pytest.raises(subprocess.TimeoutExpired):
+            rig.process.wait(0.6)  # three times as long as it has patience for
+        tunneled.close()
+        upstream.close()
+        assert rig.process.wait(10) == 0
+
+
+KNOCK_AS_ANOTHER = """
+import os, socket, sys
+directory, name, uid = sys.argv[1], sys.argv[2], int(sys.argv[3])
+os.chdir(directory)
+os.setgroups([])
+os.setresgid(uid, uid, uid)
+os.setresuid(uid, uid, uid)
+link = socket.socket(socket.AF_UNIX)
+link.settimeout(10)
+try:
+    link.connect(name)
+    link.sendall(sys.stdin.buffer.readline())
+    print("answered" if link.recv(100) else "closed")
+except PermissionError:
+    print("refused by mode")
+except (ConnectionResetError, BrokenPipeError):
+    print("closed")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_supervisor_of_another_user_is_not_let_in(tmp_path: Path) -> None:
+    def knock(rig: Rig) -> str:
+        path = Path(rig.socket_path)
+        path.parent.chmod(0o755)
+        command = [sys.executable, "-I", "-c", KNOCK_AS_ANOTHER, str(path.parent), path.name, "65534"]
+        return subprocess.run(
+            command, input=encode(Hello(want_listener=True)), capture_output=True, check=True
+        ).stdout.decode()
+
+    with Rig(tmp_path) as rig:
+        app = rig.app()
+        rig.serve(app)
+        assert knock(rig) == "refused by mode\n"
+        Path(rig.socket_path).chmod(0o777)  # somebody was too generous: the kernel still tells who it is
+        assert knock(rig) == "closed\n"
+        client = rig.client()
+        client.get()
+        app.accept().read_head()  # it follows the supervisor it has
+        rig.send(Hello())
+        rig.wait_message(Welcome)
 
 
 def test_shutdown_finishes_what_is_in_flight(tmp_path: Path) -> None:
