@@ -177,7 +177,7 @@ def test_a_stop_ends_the_command_and_the_start() -> None:
             await process.stop()
             with pytest.raises(StartRefused):
                 await starting
-            assert not is_running(pid)
+            await until(lambda: not is_running(pid))  # killed, and gone when the kernel gets to it
             assert process.state is ProcessState.STOPPED
             assert process.pid is None
 
