@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -120,27 +121,78 @@ def test_a_drain_that_was_cut_off_is_completed(with_everything: Application) -> 
     wait_until(lambda: application.state_of("v1") == "stopped", "the drain ends with the last WebSocket")
 
 
-def test_no_line_of_output_is_lost(application: Application) -> None:
+@pytest.mark.parametrize(("began", "goes_on"), [(3599.0, False), (0.0, True)])
+def test_a_drain_goes_on_with_the_time_that_was_left(with_everything: Application, began: float, goes_on: bool) -> None:
+    application = with_everything
+    application.config["proxy"]["drain_timeout"] = "1h"
+    application.start("v1")
+    with application.websocket() as websocket:
+        websocket.echo("one")
+        application.deploy("v2")
+        kill_daemon(application)
+
+        def age(state: dict[str, Any]) -> None:
+            (drains,) = [release for release in state["releases"] if release["state"] == "draining"]
+            drains["drain_started_at"] -= began
+
+        application.forge_state(age)
+        application.start_daemon()
+        if goes_on:
+            assert websocket.echo("two").startswith("v1:")
+            assert application.state_of("v1") == "draining"
+        else:
+            # A second was left. Had it begun anew, this would take an hour.
+            wait_until(lambda: application.state_of("v1") == "stopped", "its time is up")
+            (event,) = application.events("drain timed out")
+            assert event["data"]["websocket"] == 1
+    application.shutdown()
+
+
+def test_the_exit_code_of_what_is_nobodys_child_is_said_to_be_unknown(with_everything: Application) -> None:
+    application = with_everything
+    application.processes["jobs"]["restart"] = {"max_restarts": 0}
+    application.processes["jobs"]["replicas"] = 1
+    application.start("v1")
+    kill_daemon(application)
+    application.start_daemon()
+    assert application.process("jobs")["adopted"] is True
+    assert application.process("jobs")["last_start_reason"] == "deploy"
+    send(application.pid_of("jobs"), signal.SIGKILL)
+    wait_until(lambda: application.process_statuses("jobs")[0]["state"] == "failed", "it is not started again")
+    (shown,) = application.process_statuses("jobs")
+    assert (shown["exit_code"], shown["exit_signal"]) == (None, None)
+    assert "ended with an unknown exit code" in shown["failure"]
+    assert "ended with an unknown exit code" in application.run("status").stdout
+    application.shutdown()
+
+
+def test_no_line_of_output_is_lost_or_told_twice_however_often_the_daemon_is_killed(application: Application) -> None:
+    count = 600
     go = application.root / "go"
     script = application.root / "print.py"
     script.write_text(
         "import os, time\n"
         f"while not os.path.exists({str(go)!r}): time.sleep(0.005)\n"
-        "for n in range(400):\n    os.write(1, b'line %d\\n' % n); time.sleep(0.002)\n"
+        f"for n in range({count}):\n"
+        "    os.write(1, b'line %d' % n); time.sleep(0.001); os.write(1, b' of out\\n')\n"
+        "    os.write(2, b'line %d of err\\n' % n); time.sleep(0.001)\n"
         "time.sleep(10000)\n"
     )
-    application.processes["jobs"] = {"command": [sys.executable, "-S", str(script)], "output_lines": 1000}
+    application.processes["jobs"] = {"command": [sys.executable, "-S", str(script)], "output_lines": 2 * count}
     application.release("v1")
     application.start("v1")
     go.touch()
-    wait_until(lambda: len(application.logged("jobs")) > 20, "it prints")
-    kill_daemon(application)
-    application.start_daemon()
-    wait_until(lambda: "line 399" in application.logged("jobs"), "the last line is read")
-    # Lines before the kill may be read again or be gone from memory; none after it may be torn or missing.
-    lines = application.logged("jobs")
-    numbers = [int(line.removeprefix("line ")) for line in lines]
-    assert numbers == list(range(numbers[0], 400))
+    for part in (1, 2, 3):
+        wait_until(lambda part=part: len(application.logged("jobs", 2 * count)) > part * 200, "it prints")
+        assert application.daemon is not None
+        application.daemon.kill()  # in the middle of reading, often of a line
+        application.start_daemon()
+    wait_until(lambda: f"line {count - 1} of err" in application.logged("jobs", 2 * count), "the last line is read")
+    lines = application.logged("jobs", 2 * count)
+    for stream in ("out", "err"):
+        told = [line for line in lines if line.endswith(f" of {stream}")]
+        assert told == [f"line {number} of {stream}" for number in range(count)]
+    assert len(lines) == 2 * count
 
 
 def test_a_stranger_with_a_recorded_pid_is_never_signalled(with_everything: Application) -> None:
