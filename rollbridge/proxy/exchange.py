@@ -91,7 +91,8 @@ class Exchange:
     def held_bytes(self) -> int:
         """About what it keeps in memory while it waits."""
         head = self.head
-        return 1024 + len(head.target) + len(head.lines) + len(self.client.buffer)
+        told = sum(len(value) for _, value in head.forwarded) + len(head.via or b"")
+        return 1024 + len(head.target) + len(head.lines) + told + len(self.client.buffer)
 
     # The request.
 

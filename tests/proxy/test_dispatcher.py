@@ -150,6 +150,8 @@ def test_those_that_wait_are_bounded_in_number_and_size(tmp_path: Path) -> None:
         clients = [rig.client() for _ in range(4)]
         clients[3].get(b"/" + b"a" * 40_000)
         assert clients[3].read_response()[0] == 503
+        clients[3].get(b"/", b"X-Forwarded-For: " + b"a" * 40_000)
+        assert clients[3].read_response()[0] == 503
         for number in range(2):
             clients[number].get()
             rig.wait(lambda expected=number + 1: rig.counts.held == expected)
