@@ -14,6 +14,7 @@ from rollbridge.release.errors import OperationRefused
 from rollbridge.release.release import Connections, Release, RouteTarget
 from rollbridge.release.states import ReleaseState
 from rollbridge.release.steps import Passed, pass_by
+from rollbridge.release.warming import until_healthy
 
 
 class Traffic(Protocol):
@@ -91,6 +92,7 @@ class Fleet:
     idle_reason: str = "none"  # why no release is active: "none" yet, or "stopped"
     is_shutting_down: bool = False
     operation: Operation | None = None
+    _warmups: dict[ManagedProcess, asyncio.Task[None]] = field(default_factory=dict)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -131,14 +133,39 @@ class Fleet:
 
     def process_changed(self, process: ManagedProcess) -> None:
         """A process came up or went down: tell the proxy when it concerns traffic, and record it."""
-        if process.spec.process.policy is Policy.PROXIED and any(
-            process in release.processes for release in self.releases if release.is_routed
-        ):
-            self.around.traffic.announce(*self.route())
+        if process.spec.process.policy is Policy.PROXIED:
+            for release in self.releases:
+                if process in release.processes:
+                    self._warm_up(release, process)
+                    if release.is_routed:
+                        self.around.traffic.announce(*self.route())
         if process.state is ProcessState.RUNNING:
             self.around.save_now()  # what has just been started, and by which pid
         else:
             self.around.save()
+
+    def _warm_up(self, release: Release, process: ManagedProcess) -> None:
+        """Have a replica that came up again asked when it is healthy; until then the others serve."""
+        former = self._warmups.pop(process, None)
+        if former is not None:
+            former.cancel()
+        release.warming.discard(process)
+        is_up_again = process.state is ProcessState.RUNNING and release.is_routed
+        if is_up_again and process.spec.process.health is not None and len(release.proxied) > 1:
+            release.warming.add(process)
+            self._warmups[process] = asyncio.create_task(
+                self._until_warm(release, process), name=f"warm up {process.spec.instance_id}"
+            )
+
+    async def _until_warm(self, release: Release, process: ManagedProcess) -> None:
+        began = self.around.clock()
+        await until_healthy(process, release.upstream_host)
+        del self._warmups[process]
+        release.warming.discard(process)
+        seconds = round(self.around.clock() - began, 3)
+        self.around.record("process healthy", {"process": process.spec.instance_id, "seconds": seconds})
+        if release.is_routed:
+            self.around.traffic.announce(*self.route())
 
     @contextlib.asynccontextmanager
     async def exclusive(self, name: str, subject: str = "", wait: bool = False) -> AsyncIterator[None]:

@@ -12,7 +12,7 @@ from rollbridge.release.states import ReleaseEvent, ReleaseState, next_state
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """Where one proxied replica listens; ``is_up`` False while its process is known not to run."""
+    """Where one proxied replica listens; ``is_up`` False while it is known not to run, or not to be well yet."""
 
     host: str
     port: int
@@ -58,6 +58,7 @@ class Release:
     activated_at: float | None = None
     drain_started_at: float | None = None
     stopped_at: float | None = None
+    warming: set[ManagedProcess] = field(default_factory=set)  # replicas started again, and not yet healthy
     is_stopping: bool = False  # its drain is over: what is left of it is being stopped
 
     def apply(self, event: ReleaseEvent, now: float) -> None:
@@ -101,10 +102,13 @@ class Release:
 
     def target(self) -> RouteTarget:
         """Return what the proxy must know of it."""
+        running = {process for process in self.proxied if process.state is ProcessState.RUNNING}
+        # One that is not well yet is better than none.
+        asked = running - self.warming or running
         return RouteTarget(
             self.key,
             tuple(
-                Upstream(self.upstream_host, process.spec.port, process.state is ProcessState.RUNNING)
+                Upstream(self.upstream_host, process.spec.port, process in asked)
                 for process in self.proxied
                 if process.spec.port is not None
             ),

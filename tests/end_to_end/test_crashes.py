@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -303,3 +304,36 @@ def test_a_killed_proxy_worker_is_replaced_and_the_port_stays_open(application: 
     application.release("v2")
     application.deploy("v2")
     assert application.serving()[0] == "v2"
+
+
+def test_a_killed_replica_fails_what_it_was_answering_and_is_asked_again_when_it_is_healthy(
+    application: Application,
+) -> None:
+    application.processes["web"] = application.stub(replicas=3)
+    application.release("v1")
+    application.start("v1")
+    replicas = {entry["pid"] for entry in application.process_statuses("web", "v1")}
+    assert len(replicas) == 3
+    answer, healthy = application.gate("answer"), application.gate("healthy")
+    with contextlib.ExitStack() as stack:
+        waiting = [stack.enter_context(HttpConnection(application.port)) for _ in range(6)]
+        for connection in waiting:
+            connection.send_request("GET", f"/gate?{answer}")
+        wait_until(lambda: application.release_status("v1")["connections"]["http"] == 6, "each replica has two of them")
+        application.release("v1", ping_gate=healthy)  # the next one listens, but is not well
+        victim = next(iter(replicas))
+        kill_and_wait(victim)
+        successor = wait_until(
+            lambda: ({entry["pid"] for entry in application.process_statuses("web", "v1")} - replicas - {None}).pop(),
+            "it is started again",
+        )
+        with Load(application.port, keep_alive=4, new_connection=2, post=1) as load:
+            load.wait_for_more(200)
+        load.assert_no_failure()
+        answer.open()
+        statuses = sorted(connection.read_response().status for connection in waiting)
+    assert statuses == [200, 200, 200, 200, 502, 502]
+    seen = {application.serving()[1] for _ in range(30)}
+    assert seen == replicas - {victim}
+    healthy.open()
+    wait_until(lambda: application.serving()[1] == successor, "the new one is asked")
