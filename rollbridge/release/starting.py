@@ -106,7 +106,8 @@ def release_specs(grounds: Grounds, config: Config, release: Release) -> list[Pr
     specs = []
     for process in sorted(own, key=lambda one: order[one.policy]):
         ports = release.ports.get(process.id)
-        for index in range(process.replicas):
+        # A release that an earlier daemon left, of a configuration with fewer replicas, has no ports for more.
+        for index in range(process.replicas if ports is None else min(process.replicas, len(ports))):
             port = ports[index] if ports else None
             context = _context(grounds, config, process, identity, port, index, release.first_ports)
             specs.append(

@@ -196,3 +196,21 @@ def test_a_process_that_is_new_in_the_configuration_does_not_keep_the_others_fro
     assert application.serving() == serving
     assert application.status()["orphans"] == []
     application.shutdown()
+
+
+def test_more_replicas_in_the_configuration_do_not_keep_those_that_run_from_being_taken_over(
+    application: Application,
+) -> None:
+    application.release("v1")
+    application.start("v1")
+    serving = application.serving()
+    kill_daemon(application)
+    application.processes["web"]["replicas"] = 2
+    application.write_config()
+    application.start_daemon()
+    assert application.serving() == serving
+    assert application.status()["orphans"] == []
+    assert len(application.process_statuses("web", "v1")) == 1  # it has one port; the next deploy has two
+    application.deploy("v1", "--force")
+    assert len(application.process_statuses("web", "v1")) >= 2
+    application.shutdown()

@@ -8,7 +8,11 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
+
+import pytest
 
 from tests.support.application import Application
 from tests.support.ports import listening_stranger
@@ -246,3 +250,70 @@ def test_before_the_first_deploy_there_is_nothing_to_heal(application: Applicati
     assert heal(application, "--quiet") == ""
     assert "nothing to bring back" in heal(application)
     assert marked(application.mark) == []
+
+
+# A daemon that has the lock and the socket, and answers nobody.
+SILENT = """
+import socket, sys, time
+from rollbridge.daemon.lock import DaemonLock
+lock = DaemonLock(sys.argv[1])
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[2])
+listener.listen()
+print("ready", flush=True)
+while True:
+    time.sleep(0.001) if sys.argv[3] == "works" else time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize(("does", "code", "said"), [("sleeps", 1, "is stuck"), ("works", 0, "is busy")])
+def test_a_daemon_that_answers_nobody_is_told_apart_and_what_runs_serves_on(
+    application: Application, does: str, code: int, said: str
+) -> None:
+    application.release("r1")
+    application.start("r1")
+    serving = application.serving()
+    crash(application)
+    application.control_path.unlink(missing_ok=True)
+    argv = [sys.executable, "-c", SILENT, str(application.runtime_dir), str(application.control_path), does]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as silent:
+        assert silent.stdout is not None and silent.stdout.readline() == b"ready\n"
+        assert said in heal(application, expect=code)
+        assert said in application.run("recover", "--check", expect=1).stdout
+        assert f"pid {silent.pid}" in application.run("recover", "--force", expect=4).stderr
+        assert silent.poll() is None
+        assert application.serving() == serving
+        if does == "works":
+            # It has been silent for longer than any work takes.
+            record = json.loads((application.runtime_dir / "heal.json").read_text())
+            record["silent_since"] -= 301
+            (application.runtime_dir / "heal.json").write_text(json.dumps(record))
+            assert "is stuck" in heal(application, expect=1)
+        silent.kill()
+    application.control_path.unlink()
+    assert "taken over" in heal(application)
+    assert application.serving() == serving
+    application.shutdown()
+
+
+def test_each_failure_in_a_row_waits_longer_and_a_success_forgets_them(application: Application) -> None:
+    application.release("r1")
+    application.start("r1")
+    reboot(application)
+    waits = []
+    with listening_stranger(application.port):
+        for _ in range(3):
+            heal(application, "--quiet", expect=1)
+            record = json.loads((application.runtime_dir / "heal.json").read_text())
+            waits.append((record["failures"], round(record["retry_at"] - time.clock_gettime(time.CLOCK_BOOTTIME), -1)))
+            daemon_log = (application.runtime_dir / "daemon.log").read_text()
+            assert heal(application, "--quiet", expect=1) == ""  # a minute later, and it is not due yet
+            assert (application.runtime_dir / "daemon.log").read_text() == daemon_log
+            assert json.loads((application.runtime_dir / "heal.json").read_text()) == record
+            record["retry_at"] = 0.0
+            (application.runtime_dir / "heal.json").write_text(json.dumps(record))
+    assert [number for number, _ in waits] == [1, 2, 3]
+    assert waits[0][1] < waits[1][1] < waits[2][1]
+    assert "release r1 serves" in heal(application, "--quiet")
+    assert not (application.runtime_dir / "heal.json").exists()
+    application.shutdown()
