@@ -1,4 +1,4 @@
-"""A proxy worker that is killed: how soon there is another one, and who notices."""
+"""Proxy workers beside each other: how soon a killed one is replaced, who notices, and who takes the clients."""
 
 from __future__ import annotations
 
@@ -99,3 +99,17 @@ def test_a_killed_worker_loses_its_own_requests_and_no_other(application: Applic
                 raise AssertionError(f"answered by a dead worker: {connection.read_response()}")
         gate.open()
         assert {connection.read_response().status for connection in connections[survivor]} == {200}
+
+
+def test_two_workers_share_the_clients(application: Application) -> None:
+    """How much more two of them do on two cores is measured in benchmarks/; here, that neither is idle."""
+    application.config["proxy"]["workers"] = 2
+    application.release("v1")
+    application.start("v1")
+    with Load(application.port, keep_alive=32, new_connection=0, post=0, pause=0.0) as load:
+        load.wait_for_more(1000)
+        workers = application.status()["proxy"]["workers"]
+    load.assert_no_failure()
+    requests = [worker["requests_total"] for worker in workers]
+    assert len(requests) == 2
+    assert min(requests) > sum(requests) // 20, requests
