@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
@@ -106,6 +107,19 @@ class WorkerStarter:
             except (OSError, StartFailed) as error:
                 ours.close()
                 raise WorkerNotStarted(str(error)) from error
+
+    def remove_sockets(self) -> None:
+        """Remove the private sockets of workers that were killed when there was no daemon to tidy up behind them."""
+        for path in Path(self.runtime_dir).glob("worker-*.sock*"):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knock:
+                knock.setblocking(False)
+                try:
+                    knock.connect(str(path))
+                except ConnectionRefusedError:
+                    with contextlib.suppress(OSError):
+                        path.unlink()
+                except OSError:
+                    continue  # no socket, gone, or somebody who serves and has much to do
 
     def _spawn(self, index: int, link_descriptor: int, socket_path: str) -> Child:
         argv = [

@@ -176,6 +176,7 @@ class WorkerPool:
             for link in self.links:
                 signal_identity(link.identity, 9)
             await asyncio.gather(*self._keepers, return_exceptions=True)
+        self.starter.remove_sockets()
 
     async def _count_anew(self) -> None:
         """Return when every worker has counted what it has in flight since this was called.

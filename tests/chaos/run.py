@@ -30,6 +30,7 @@ from tests.chaos.stage import CHECKOUT, HOLD_SECONDS, Stage
 from tests.chaos.traffic import Traffic
 from tests.chaos.watch import Watch
 from tests.support.application import python_command
+from tests.support.builds import changed, source_of
 from tests.support.ports import is_bindable
 from tests.support.waiting import NeverHappened, wait_until
 
@@ -283,20 +284,18 @@ def build(target: Path) -> Path:
 
 @contextlib.contextmanager
 def two_builds(pyz: Path | None, second: Path | None) -> Iterator[tuple[Path, Path]]:
-    """Two files to upgrade between; what is not given is built, the second as the first with another digest."""
+    """Two files to upgrade between; what is not given is made, the second from the first as another version."""
     with tempfile.TemporaryDirectory(prefix="rbt-builds-") as directory:
         first = pyz or build(Path(directory) / "one.pyz")
         yield first, second or another_build(first, Path(directory) / "two.pyz")
 
 
 def another_build(pyz: Path, target: Path) -> Path:
-    """The same program with another digest, as a rebuild with any change would have."""
-    import zipfile
-
-    shutil.copy(pyz, target)
-    with zipfile.ZipFile(target, "a") as archive:
-        archive.writestr("rollbridge/another_build.txt", "another build\n")
-    return target
+    """The same program as another version."""
+    name = "rollbridge/__init__.py"
+    text = source_of(pyz, name)
+    quoted = text.partition("__version__ = ")[2].splitlines()[0]
+    return changed(pyz, target, {name: text.replace(quoted, '"9.9.9"')})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,7 +12,7 @@ import pytest
 from tests.support.application import Application, python_command
 from tests.support.builds import build_version
 from tests.support.load import Load
-from tests.support.processes import is_running
+from tests.support.processes import is_running, kill_and_wait
 from tests.support.waiting import wait_until
 
 
@@ -78,3 +78,18 @@ def test_no_request_fails_and_nothing_is_restarted(with_everything: Application,
     load.assert_no_failure()
     application.shutdown()
     print(json.dumps(answer))
+
+
+def test_a_worker_killed_while_there_was_no_daemon_leaves_no_socket(application: Application, newer: Path) -> None:
+    application.config["proxy"]["workers"] = 2
+    application.release("v1")
+    application.start("v1")
+    upgrade(application, newer)
+    wait_until(lambda: len(application.proxy_workers()) == 2, "the old workers have ended")
+    # The names that those of an upgrade have are not used again by the next.
+    kill_and_wait(application.daemon_pid())
+    kill_and_wait(application.proxy_workers()[0].pid)
+    application.run("recover", "--heal")
+    assert len(list(application.runtime_dir.glob("worker-*.sock"))) == 3
+    application.shutdown()
+    assert list(application.runtime_dir.glob("worker-*")) == []
