@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from rollbridge.cli.errors import CliError, UsageError
-from rollbridge.cli.output import print_result
+from rollbridge.cli.output import print_note, print_result
 from rollbridge.cli.parser import CommandParser, Subparsers, add_command
 from rollbridge.cli.session import absolute_path, client_of
 
@@ -136,5 +136,11 @@ def run_shutdown(args: argparse.Namespace) -> int:
                 f"everything is stopped, but the daemon (pid {client.server.pid}) has not exited within "
                 f"{EXIT_SECONDS:g} s. See its log; `kill -9 {client.server.pid}` ends it."
             )
+    if answer.get("state_error"):
+        print_note(
+            f"rollbridge: the state file could not be written ({answer['state_error']}), so `recover --heal` does not "
+            f"know that this was meant, and will bring back what was shut down. Make room, and take it out of the "
+            f"crontab."
+        )
     print_result(args, answer, f"shut down (daemon pid {client.server.pid})")
     return 0

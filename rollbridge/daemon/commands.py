@@ -186,7 +186,7 @@ async def _shutdown(supervisor: Supervisor, arguments: Arguments, send: Send, pe
     supervisor.save_now()  # also when this daemon is killed half-way through
     supervisor.begin_shutdown()
     await supervisor.released.wait()
-    return {"pid": os.getpid()}
+    return {"pid": os.getpid(), **({"state_error": supervisor.save_error} if supervisor.save_error else {})}
 
 
 async def _events(supervisor: Supervisor, arguments: Arguments, send: Send, peer: Peer) -> Answer:

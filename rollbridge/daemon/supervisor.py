@@ -77,7 +77,7 @@ class Supervisor:
         self._environ = environ
         self._save_handle: asyncio.TimerHandle | None = None
         self._is_final = False
-        self._save_error: str | None = None  # why the state file could not be written last
+        self.save_error: str | None = None  # why the state file could not be written last
         self._shutdown: asyncio.Task[None] | None = None
         self._signals = 0
         self.fleet = Fleet(
@@ -159,7 +159,7 @@ class Supervisor:
             "proxy": proxy_status(config, self.machinery.pool),
             "control": {"path": config.control.path},
             "state_path": config.state_path,
-            "state_error": self._save_error,
+            "state_error": self.save_error,
             "orphans": [dict(orphan) for orphan in self.orphans],
             **fleet_status(self.fleet, self.machinery.pool, scan_processes()),
         }
@@ -200,12 +200,12 @@ class Supervisor:
         try:
             write_state(path, encode_state(state, self.machinery.events.encoded()))
         except OSError as error:
-            if self._save_error is None:
+            if self.save_error is None:
                 self.machinery.events.record("state file not written", {"path": path, "error": str(error)})
-            self._save_error = error.strerror or str(error)
+            self.save_error = error.strerror or str(error)
             return False
-        if self._save_error is not None:
-            self._save_error = None
+        if self.save_error is not None:
+            self.save_error = None
             self.machinery.events.record("state file written again", {"path": path})
         return True
 

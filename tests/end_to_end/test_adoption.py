@@ -6,6 +6,7 @@ import shutil
 import signal
 
 from tests.support.application import Application
+from tests.support.load import Load
 from tests.support.processes import is_running, kill_and_wait, send
 from tests.support.waiting import wait_until
 
@@ -213,4 +214,30 @@ def test_more_replicas_in_the_configuration_do_not_keep_those_that_run_from_bein
     assert len(application.process_statuses("web", "v1")) == 1  # it has one port; the next deploy has two
     application.deploy("v1", "--force")
     assert len(application.process_statuses("web", "v1")) >= 2
+    application.shutdown()
+
+
+def test_of_daemons_that_start_in_the_same_moment_one_takes_over_and_the_others_leave(
+    application: Application,
+) -> None:
+    application.processes["clock"] = application.worker("singleton")
+    application.release("v1")
+    application.start("v1")
+    before = {name: application.pid_of(name) for name in ("web", "clock")}
+    kill_daemon(application)
+    with Load(application.port) as load:
+        daemons = [application.spawn("daemon") for _ in range(5)]
+        wait_until(lambda: sum(daemon.is_running for daemon in daemons) == 1, "all but one leave")
+        (winner,) = [daemon for daemon in daemons if daemon.is_running]
+        application.daemon = winner
+        wait_until(lambda: "daemon ready" in winner.stderr, "the one that is left is ready")
+        load.wait_for_more()
+    for loser in daemons:
+        if loser is not winner:
+            result = loser.finish()
+            assert result.code == 4
+            assert f"pid {winner.pid} holds" in result.stderr or "another process" in result.stderr
+    load.assert_no_failure()
+    assert {name: application.pid_of(name) for name in before} == before
+    assert [line.pid for line in application.daemons()] == [winner.pid]
     application.shutdown()

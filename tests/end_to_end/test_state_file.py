@@ -404,6 +404,17 @@ def test_deploys_go_on_while_the_disk_of_the_state_is_in_trouble(
         application.shutdown()
 
 
+def test_a_shutdown_that_cannot_be_written_down_says_what_comes_of_it(application: Application) -> None:
+    application.release("v1")
+    pid = application.start("v1")
+    _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, hard))
+    result = application.shutdown()
+    assert "the state file could not be written (File too large)" in result.stderr
+    assert "`recover --heal`" in result.stderr
+    assert application.state()["intent"] == "serve"
+
+
 # --- its readers
 
 
