@@ -29,11 +29,15 @@ from benchmarks.support.children import NotStarted, end_on_signals  # noqa: E402
 from benchmarks.support.load import Cell, LoadFailed, Sample, measure  # noqa: E402
 from benchmarks.support.machine import describe_machine, share_cores, version_of  # noqa: E402
 from benchmarks.support.peers import PEERS, ROLLBRIDGES, Missing, Peer, Proxy, Setting, build_pyz, find_peer  # noqa: E402
+from benchmarks.support.quota import NoQuota  # noqa: E402
 from benchmarks.support.table import table, with_ratio  # noqa: E402
 from benchmarks.support.upstream import nginx_upstream  # noqa: E402
 
+# So little that load and upstream have more than enough left, also on 2 cores: then the rate is what the workers make.
+CORE_SHARE = 0.1
 CELLS = {
     "5b": Cell("5 B", "/5"),
+    "5b-fresh": Cell("5 B, no two heads alike", "/5", is_fresh=True),
     "1k": Cell("1 KiB", "/1k"),
     "64k": Cell("64 KiB", "/64k"),
     "1m": Cell("1 MiB", "/1m"),
@@ -44,8 +48,13 @@ CELLS = {
     "c1000": Cell("5 B, 1000 connections", "/5", connections=1000),
     "w2": Cell("5 B, 2 workers", "/5", workers=2),
     "w2-64k": Cell("64 KiB, 2 workers", "/64k", workers=2),
+    "w2-new": Cell("5 B, new connections, 2 workers", "/5", is_closing=True, workers=2),
+    "share-w1": Cell(f"5 B, 1 worker with {CORE_SHARE:.0%} of a core", "/5", core_share=CORE_SHARE),
+    "share-w2": Cell(f"5 B, 2 workers with {CORE_SHARE:.0%} of a core each", "/5", core_share=CORE_SHARE, workers=2),
 }
 QUICK_CELLS = ("5b", "64k", "1m")
+# Of those that are one process with threads, a share for each process says nothing.
+MULTI_PROCESS = ("nginx", *ROLLBRIDGES)
 BASE = "nginx"  # what the ratios are to
 Samples = Mapping[str, Mapping[str, Sequence[Sample]]]  # by cell, by peer: one a round
 
@@ -61,7 +70,7 @@ def main() -> int:
             peers = [find_peer(name, pyz) for name in options.peers]
             found, described = find_installed(peers, options, directory)
             samples = run(found, options, directory)
-    except (Missing, NotStarted, LoadFailed) as error:
+    except (Missing, NotStarted, LoadFailed, NoQuota) as error:
         print(f"benchmarks/proxy.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -204,6 +213,7 @@ def report(samples: Samples, described: Sequence[str], options: argparse.Namespa
         f"- medians of {options.rounds} rounds of {options.seconds} s, "
         f"in brackets the median of the rounds' ratios to {BASE}",
         "- 64 keep-alive connections and 1 worker unless the load says otherwise",
+        *(f"- {line}" for line in scaling(samples)),
         "",
         table(
             (
@@ -216,12 +226,24 @@ def report(samples: Samples, described: Sequence[str], options: argparse.Namespa
                 "PSS MiB",
                 "RSS MiB",
                 "busy",
+                "busiest",
                 "errors",
             ),
             [row for name in samples for row in rows(CELLS[name], samples[name])],
         ),
     ]
     return "\n".join(lines)
+
+
+def scaling(samples: Samples) -> list[str]:
+    """What a second worker adds, where both were measured with the same share of a core for each."""
+    one, two = samples.get("share-w1", {}), samples.get("share-w2", {})
+    rates = {
+        name: ratio(two[name], one[name], lambda sample: sample.rate)
+        for name in one
+        if name in two and name in MULTI_PROCESS
+    }
+    return [f"2 workers of {name} serve {rate:.2f} times what 1 serves" for name, rate in rates.items() if rate]
 
 
 def rows(cell: Cell, by_peer: Mapping[str, Sequence[Sample]]) -> list[list[str]]:
@@ -238,6 +260,8 @@ def rows(cell: Cell, by_peer: Mapping[str, Sequence[Sample]]) -> list[list[str]]
         cells = [with_ratio(median(samples, figure), ratio(samples, base, figure), form) for figure, form in figures]
         cells.append(f"{median(samples, lambda sample: sample.memory.rss_kib / 1024):.1f}")
         cells.append(f"{median(samples, lambda sample: sample.busy):.0%}")
+        has_many = cell.workers > 1 and median(samples, lambda sample: sample.busiest) < 1
+        cells.append(f"{median(samples, lambda sample: sample.busiest):.0%}" if has_many else "")
         cells.append(str(sum(sample.errors for sample in samples)))
         lines.append([cell.title if not lines else "", name, *cells])
     return lines

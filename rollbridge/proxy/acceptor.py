@@ -47,6 +47,11 @@ SPARE_DESCRIPTORS: Final = 384
 # How long a worker that has more clients than another one leaves those that come to the others. They have been woken
 # by then, and on a busy machine have had a chance to run; if none of them can, a client has waited for no longer.
 STEP_BACK_SECONDS: Final = 0.002
+# With short connections each worker is ahead half of the time, and need not wait for anybody: within so long a worker
+# steps back again only with more clients than the last time, as in a burst of those that stay.
+STEADY_SECONDS: Final = 0.1
+# To go to the end of the line takes two calls, and matters when clients come one by one.
+LINE_UP_SECONDS: Final = 0.002
 MAX_REMEMBERED_ADDRESSES: Final = 10_000
 
 # Set on the listening socket: accepted ones inherit them. Probes find out within 90 seconds that a silent peer has
@@ -84,6 +89,9 @@ class Acceptor:
         self._worker = worker
         self._is_open = False  # may accept at all
         self._is_watching = False
+        self._stepped_back_with = 0  # clients, until ...
+        self._is_steady_until = 0.0
+        self._lines_up_at = 0.0
         self._max_connections = self._limit(worker.settings)
         self._trusted = _networks(worker.settings)
         self._facts: dict[str, ClientFacts] = {}
@@ -163,15 +171,24 @@ class Acceptor:
             worker.totals_changed()
             clients += 1
             has_taken = True
-            if is_ahead(clients, others):
-                # Not before one was taken: for the first that came perhaps nobody else was woken.
-                worker.loop.deadlines.set(self, worker.loop.now + STEP_BACK_SECONDS)
+            # Not before one was taken: for the first that came perhaps nobody else was woken.
+            if is_ahead(clients, others) and self._steps_back(clients):
                 break
-        if others and has_taken:
+        if others and has_taken and worker.loop.now >= self._lines_up_at:
+            self._lines_up_at = worker.loop.now + LINE_UP_SECONDS
             self._stop_watching()  # and watch again, from the end of the line
         self.room_changed()
-        if not self._is_watching and self._max_connections < worker.settings.max_connections:
+        if self._max_connections <= clients and self._max_connections < worker.settings.max_connections:
             worker.report("no more connections", {"error": f"{self._max_connections} clients, two open files for each"})
+
+    def _steps_back(self, clients: int) -> bool:
+        now = self._worker.loop.now
+        if clients <= self._stepped_back_with and now < self._is_steady_until:
+            return False
+        self._stepped_back_with = clients
+        self._is_steady_until = now + STEADY_SECONDS
+        self._worker.loop.deadlines.set(self, now + STEP_BACK_SECONDS)
+        return True
 
     def _stop_watching(self) -> None:
         if self._is_watching:

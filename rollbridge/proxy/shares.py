@@ -47,9 +47,8 @@ class Shares:
         slots = self._slots
         if slots is None:
             return ()
-        pids = slots[::2].tolist()
         found = []
-        for index, pid in enumerate(pids):
+        for index, pid in enumerate(slots[::2].tolist()):
             if pid and index != self._index:
                 if _is_alive(pid):
                     found.append(slots[2 * index + 1])
