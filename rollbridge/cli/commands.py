@@ -34,5 +34,6 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "predeploy-cleanup": Command("takeover", "stop what the first deploy replaces"),
     "validate": Command("configuration", "list every problem of the config file, with fixes"),
     "config": Command("configuration", "print the effective config as TOML"),
+    "completion": Command("completion", "print a script that completes this command line"),
     "demo": Command("demo", "run the main job on an embedded app, under traffic"),
 }

@@ -27,6 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from rollbridge.cli.daemon import run_continued
 
         return run_continued(arguments)
+    if arguments[:1] == ["_complete"]:  # by the scripts of `completion`, at every press of the key
+        from rollbridge.cli.candidates import main as print_candidates
+
+        return print_candidates(arguments[1:])
     if arguments[:1] == ["_demo-app"]:  # these two by the config that `demo` writes
         from rollbridge.demo.app import main as run_demo_app
 
