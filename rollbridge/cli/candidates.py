@@ -43,7 +43,7 @@ def candidates(kind: str, status: Mapping[str, Any]) -> list[str]:
     """
     releases = [release for release in status.get("releases") or [] if isinstance(release, dict)]
     if kind == "release":
-        found = [release.get("release_id") for release in reversed(releases)]
+        found = [str(release.get("release_id")) for release in reversed(releases)]
     else:
         processes = list(_processes(status, releases))
         found = sorted({str(process.get("process_id")) for process in processes})
@@ -51,7 +51,7 @@ def candidates(kind: str, status: Mapping[str, Any]) -> list[str]:
             found += sorted(str(process.get("id")) for process in processes if process.get("pid"))
         elif kind != "process":
             found = []
-    return [one for one in dict.fromkeys(found) if isinstance(one, str) and _ID.fullmatch(one)]
+    return [one for one in dict.fromkeys(found) if _ID.fullmatch(one)]
 
 
 def _processes(status: Mapping[str, Any], releases: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
