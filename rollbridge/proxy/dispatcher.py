@@ -134,8 +134,8 @@ class Dispatcher:
             except OSError as error:
                 self._note_failure(backend, str(error))
                 continue
+            connection.exchange = exchange
             if connection.is_connecting:
-                connection.exchange = exchange
                 self._connecting[exchange] = connection
                 self.loop.deadlines.set(connection, self.loop.now + CONNECT_SECONDS)
             else:
@@ -157,6 +157,7 @@ class Dispatcher:
             connection.rest_idle()
             return
         self._connecting.pop(exchange, None)
+        connection.exchange = exchange
         exchange.send(connection, is_reused=False)
         self._release_held()
 
