@@ -8,6 +8,7 @@ import select
 import signal
 import socket
 import struct
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,12 @@ import psutil
 
 from rollbridge.daemon.recorded import RecordedWorker
 from rollbridge.daemon.worker_start import worker_index
-from rollbridge.process.identity import ProcessIdentity, held_pidfd, is_alive, read_start_ticks
+from rollbridge.process.identity import ProcessIdentity, held_pidfd, is_alive, read_start_ticks, read_ticks_now
 from rollbridge.proxy.messages import MAX_LINE_BYTES, BadMessage, Hello, Welcome, decode, encode
 
 _ANSWER_SECONDS: Final = 2.0  # a living worker answers in microseconds; a stopped one must not hold up the start
+_COMING_UP_SECONDS: Final = 10.0  # an interpreter's start takes 0.1 s; many times that on a machine in trouble
+_COMING_UP_POLL_SECONDS: Final = 0.02
 _UCRED: Final = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
 
 
@@ -54,7 +57,8 @@ def attach_workers(
     """Greet every recorded worker that lives.
 
     One that does not answer as expected is killed: it would go on serving by a route that nobody can tell it to
-    leave, and it holds the listening socket.
+    leave, and it holds the listening socket. One that has just been started is waited for: it may be the only one to
+    hold that socket, and with it the clients that wait to be accepted.
     """
     workers: list[AttachedWorker] = []
     listener: socket.socket | None = None
@@ -63,7 +67,7 @@ def attach_workers(
         if not is_alive(identity):
             continue
         try:
-            worker, passed = _greet(one, identity)
+            worker, passed = _greet_when_up(one, identity)
         except (OSError, BadMessage) as error:
             if is_worker_at(one.pid, one.socket_path):
                 record("worker killed: no answer", {"worker": one.index, "pid": one.pid, "error": str(error)})
@@ -75,6 +79,19 @@ def attach_workers(
         elif passed is not None:
             passed.close()
     return Attachment(tuple(workers), listener)
+
+
+def _greet_when_up(one: RecordedWorker, identity: ProcessIdentity) -> tuple[AttachedWorker, socket.socket | None]:
+    """Greet a worker, which may be so young that its private socket is not there yet."""
+    while True:
+        try:
+            return _greet(one, identity)
+        except (FileNotFoundError, ConnectionRefusedError):
+            # Refused: the socket is still that of an earlier worker, which died.
+            age_seconds = (read_ticks_now() - identity.start_ticks) / os.sysconf("SC_CLK_TCK")
+            if age_seconds >= _COMING_UP_SECONDS or not is_alive(identity):
+                raise
+        time.sleep(_COMING_UP_POLL_SECONDS)
 
 
 def is_worker_at(pid: int, socket_path: str) -> bool:

@@ -6,6 +6,7 @@ import shutil
 import signal
 
 from tests.support.application import Application
+from tests.support.http import HttpConnection
 from tests.support.load import Load
 from tests.support.processes import is_running, kill_and_wait, send
 from tests.support.waiting import wait_until
@@ -109,6 +110,39 @@ def test_a_daemon_killed_when_its_first_worker_starts_does_not_block_the_port(ap
     application.release("v1")
     application.deploy("v1")
     assert application.serving()[0] == "v1"
+    application.shutdown()
+
+
+def test_a_worker_that_comes_up_without_a_daemon_keeps_the_queue_of_clients(application: Application) -> None:
+    application.release("v1")
+    daemon = application.start("v1")
+
+    def stop_one_that_comes_up() -> int:
+        """Kill the worker, and stop its successor before that can be reached."""
+        (worker,) = application.proxy_workers()
+        kill_and_wait(worker.pid)
+        (successor,) = wait_until(
+            lambda: [line for line in application.proxy_workers() if line.pid != worker.pid],
+            "another is started",
+            poll=0.001,
+        )
+        send(successor.pid, signal.SIGSTOP)
+        if not (application.runtime_dir / "worker-0.sock").exists():
+            return successor.pid
+        send(successor.pid, signal.SIGCONT)
+        return 0
+
+    worker = wait_until(stop_one_that_comes_up, "a worker is stopped while it comes up", poll=6.0)
+    wait_until(lambda: f'"pid":{worker},' in (application.runtime_dir / "state.json").read_text(), "it is recorded")
+    kill_and_wait(daemon)
+    with HttpConnection(application.port) as client:
+        client.send_request("GET", "/")
+        next_daemon = application.daemon = application.spawn("daemon")
+        lock = application.runtime_dir / "daemon.lock"
+        wait_until(lambda: str(next_daemon.pid) in lock.read_text(), "the next daemon starts")
+        send(worker, signal.SIGCONT)
+        assert client.read_response().status == 200
+    assert [line.pid for line in application.proxy_workers()] == [worker]
     application.shutdown()
 
 
