@@ -20,6 +20,20 @@ def run():
             % (OLDEST + (found, sys.executable))
         )
         sys.exit(2)
+    path = sys.path[0]
+    stamp = file_stamp(path)
+    try:
+        run_main()
+    except Exception:
+        # Python reads each module from the file when it is first imported, and the positions in it from its beginning.
+        if stamp is None or file_stamp(path) == stamp:
+            raise
+        sys.stderr.write("rollbridge: %s was replaced while this command ran. Run it again.\n" % path)
+        sys.exit(1)
+
+
+def run_main():
+    # type: () -> None
     from rollbridge.bundle import MissingPsutil, offer_bundled_psutil
     from rollbridge.cli.main import main
 
@@ -29,6 +43,15 @@ def run():
     except MissingPsutil as error:
         sys.stderr.write("rollbridge: %s\n" % error)
         sys.exit(1)
+
+
+def file_stamp(path):
+    # type: (str) -> tuple[int, int, int] | None
+    """What changes when the single file at ``path`` is replaced or written to; None when that is no file."""
+    if not os.path.isfile(path):
+        return None
+    status = os.stat(path)
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def stand_in_package():

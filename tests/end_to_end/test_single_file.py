@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,26 @@ def test_everything_goes_on_when_the_file_is_gone(application: Application, pyz:
     application.deploy("v2", "--ensure-daemon")
     assert application.run("status", "--json").json["active_release_id"] == "v2"
     application.shutdown()
+
+
+@pytest.mark.parametrize("fate", ["overwritten", "replaced"])
+def test_a_command_whose_file_is_replaced_while_it_runs_says_so(application: Application, pyz: Path, fate: str) -> None:
+    mine = copy_of(pyz, application.root / "bin" / "rollbridge.pyz")
+    with socket.socket(socket.AF_UNIX) as daemon:
+        daemon.bind(str(application.control_path))
+        daemon.listen()
+        command = application.spawn("status", command=python_command(mine))
+        connection, _ = daemon.accept()
+        with connection:
+            if fate == "overwritten":
+                mine.write_bytes(b"another file")
+            else:
+                copy_of(pyz, mine.with_name("new")).write_bytes(b"another file")
+                mine.with_name("new").replace(mine)
+        # It has lost its daemon, and what it needs to say so is not there any more.
+        result = command.finish()
+    assert result.stderr == f"rollbridge: {mine} was replaced while this command ran. Run it again.\n"
+    assert result.code == 1
 
 
 def test_the_directory_of_the_first_release_is_removed(application: Application) -> None:
