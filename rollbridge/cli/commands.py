@@ -34,6 +34,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "predeploy-cleanup": Command("takeover", "stop what the first deploy replaces"),
     "validate": Command("configuration", "list every problem of the config file, with fixes"),
     "config": Command("configuration", "print the effective config as TOML"),
+    "init": Command("init", "write a commented config file for the application here"),
     "completion": Command("completion", "print a script that completes this command line"),
     "demo": Command("demo", "run the main job on an embedded app, under traffic"),
 }
