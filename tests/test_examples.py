@@ -25,6 +25,8 @@ SETTINGS = {
     "output_lines", "restart_delay", "restart", "max_restarts", "window", "backoff_factor", "max_delay", "memory",
     "limit", "warn", "check_interval", "lifecycle", "quiet_command", "deploy_strategy", "legacy_takeover", "screens",
     "name", "includes", "pid_files", "systemd_units", "supervisord_programs", "pm2_apps", "commands",
+    "env_file", "env_command", "user", "supplementary_groups", "umask", "nice", "limits", "kill_mode",
+    "no_restart_codes",
 }  # fmt: skip
 
 

@@ -20,7 +20,8 @@ WIDTH = 80
 
 VALIDATE_DESCRIPTION = """\
 Lists every problem of the config file, each with its line, the value found and
-what to do about it. Nothing is started or changed.
+what to do about it; also users that this machine does not have, and what the
+user who runs this may not set. Nothing is started or changed.
 Exit code 0 when there is none, 1 when there are some."""
 
 CONFIG_DESCRIPTION = """\
@@ -49,10 +50,14 @@ def add_parser(subparsers: Subparsers[CommandParser]) -> None:
 def validate(args: argparse.Namespace) -> int:
     """List the problems of the config file; 1 when there are some."""
     from rollbridge.config.load import load_config
+    from rollbridge.process.accounts import permission_problems
 
     path = absolute_path(args.config)
     try:
         config = load_config(path, os.environ)
+        problems_here = permission_problems(config)
+        if problems_here:
+            raise ConfigError(problems_here, path)
     except ConfigError as error:
         problems = [
             {"where": issue.where, "line": issue.line, "message": issue.message, "fix": issue.fix}

@@ -12,12 +12,14 @@ from rollbridge.config.model import (
     LegacyTakeoverConfig,
     LifecycleConfig,
     MemoryConfig,
+    Permissions,
     Policy,
     PortRange,
     ProcessConfig,
     ProxyConfig,
     RestartConfig,
 )
+from rollbridge.config.permissions import LIMIT_KINDS
 from rollbridge.config.templates import literal
 from rollbridge.config.units import format_duration, format_size
 
@@ -107,6 +109,8 @@ def _process(process: ProcessConfig) -> dict[str, Any]:
             "restart": _restart(process.restart),
             "memory": _memory(process.memory),
             "lifecycle": _lifecycle(process.lifecycle),
+            "kill_mode": process.kill_mode.value,
+            **_permissions(process.permissions),
             "env_file": list(process.env_file) or None,
             "env_command": _env_command(process.env_command),
             "env": dict(process.env) or None,
@@ -139,6 +143,7 @@ def _restart(restart: RestartConfig) -> dict[str, Any]:
             "window": format_duration(restart.window_seconds),
             "backoff_factor": restart.backoff_factor,
             "max_delay": format_duration(restart.max_delay_seconds),
+            "no_restart_codes": list(restart.no_restart_codes) or None,
         }
     )
 
@@ -164,6 +169,24 @@ def _lifecycle(lifecycle: LifecycleConfig) -> dict[str, Any]:
             "drain_timeout": format_duration(lifecycle.drain_timeout_seconds),
         }
     )
+
+
+def _permissions(permissions: Permissions) -> dict[str, Any]:
+    groups = permissions.supplementary_groups
+    return {
+        "user": permissions.user,
+        "group": permissions.group,
+        "supplementary_groups": None if groups is None else list(groups),
+        "umask": None if permissions.umask is None else f"{permissions.umask:03o}",
+        "nice": permissions.nice,
+        "limits": {
+            # In the order in which they are read, so that the same limits are the same text.
+            name: str(permissions.limits[name])
+            for name in LIMIT_KINDS
+            if name in permissions.limits
+        }
+        or None,
+    }
 
 
 def _env_command(printer: EnvCommand | None) -> object:

@@ -78,7 +78,8 @@ def resolve_launch(process: ProcessConfig, context: LaunchContext) -> Launch:
         cwd=cwd,
         env={**_inherited(context.environ), **_injected(context), **own},
         lifecycle=lifecycle,
-        env_sources=sources if sources.files or sources.command else None,
+        # The user's HOME and the like are found at the start, too.
+        env_sources=sources if sources.files or sources.command or process.permissions.user else None,
     )
 
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 
+from rollbridge.config.permissions import KillMode as KillMode
+from rollbridge.config.permissions import Limit as Limit
+from rollbridge.config.permissions import Permissions as Permissions
 from rollbridge.config.reach import ControlConfig as ControlConfig  # re-exported: model.py names every value
 
 
@@ -66,6 +69,7 @@ class RestartConfig:
     window_seconds: float = 0.0
     backoff_factor: float = 1.0
     max_delay_seconds: float = 0.0
+    no_restart_codes: tuple[int, ...] = ()  # exit codes after which it stays down
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,8 @@ class ProcessConfig:
     deploy_strategy: DeployStrategy
     env_file: tuple[str, ...] = ()  # templates; "?" at the end: may be missing
     env_command: EnvCommand | None = None
+    permissions: Permissions = field(default_factory=Permissions)
+    kill_mode: KillMode = KillMode.TREE
 
     @property
     def is_handoff(self) -> bool:

@@ -11,6 +11,7 @@ from rollbridge.config.issues import BadValue
 from rollbridge.config.model import (
     DeployStrategy,
     HealthConfig,
+    KillMode,
     LifecycleConfig,
     MemoryConfig,
     Policy,
@@ -19,6 +20,7 @@ from rollbridge.config.model import (
     ProxyConfig,
     RestartConfig,
 )
+from rollbridge.config.permissions_section import read_permissions
 from rollbridge.config.proxy_section import health_path
 from rollbridge.config.reader import Table, check_text
 from rollbridge.config.showing import show_text, show_value
@@ -30,6 +32,7 @@ ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _VARIABLE = re.compile(r"[^=\0]+")
 _PORT_RANGE = re.compile(r"\s*([0-9]{1,5})\s*(?:-\s*([0-9]{1,5})\s*)?")
 _POLICIES = {policy.value: policy for policy in Policy}
+_KILL_MODES = {mode.value: mode for mode in KillMode}
 _STRATEGIES = {strategy.value: strategy for strategy in DeployStrategy}
 _SIGNALS = {name: int(value) for name, value in signal.Signals.__members__.items()}
 _MIB = 1024 * 1024
@@ -64,6 +67,8 @@ def read_process(table: Table, process_id: str, proxy: ProxyConfig) -> ProcessCo
         deploy_strategy=choice(table, "deploy_strategy", DeployStrategy.PERSISTENT, _STRATEGIES),
         env_file=read_env_file(table),
         env_command=read_env_command(table),
+        permissions=read_permissions(table),
+        kill_mode=choice(table, "kill_mode", KillMode.TREE, _KILL_MODES),
     )
     table.finish()
     return process
@@ -182,9 +187,28 @@ def _read_restart(table: Table) -> RestartConfig:
         window_seconds=duration(section, "window", 0),
         backoff_factor=number(section, "backoff_factor", 1, 1, 1000),
         max_delay_seconds=duration(section, "max_delay", 0),
+        no_restart_codes=_read_exit_codes(section),
     )
     section.finish()
     return restart
+
+
+def _read_exit_codes(section: Table) -> tuple[int, ...]:
+    value = section.raw("no_restart_codes")
+    if value is None:
+        return ()
+    example = "write no_restart_codes = [0, 78]"
+    if not isinstance(value, list):
+        section.note("no_restart_codes", f"{show_value(value)} is not an array of exit codes", example)
+        return ()
+    codes = []
+    for index, code in enumerate(value):
+        if isinstance(code, int) and not isinstance(code, bool) and 0 <= code <= 255:
+            codes.append(code)
+        else:
+            where = (*section.path, "no_restart_codes", index)
+            section.scope.note(where, f"{show_value(code)} is not an exit code from 0 to 255", example)
+    return tuple(dict.fromkeys(codes))
 
 
 def _read_memory(table: Table) -> MemoryConfig | None:

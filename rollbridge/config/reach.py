@@ -114,7 +114,7 @@ def _read_control(table: Table, application: str, directory: str) -> ControlConf
             f"{show_text(path)} has more than {LONGEST_SOCKET_PATH_BYTES} bytes, the most a Unix socket can have",
             f'choose a shorter path: path = "/tmp/rollbridge-{application[:20]}.sock"',
         )
-    control = ControlConfig(path, _read_mode(table), _read_account(table, "owner"), _read_account(table, "group"))
+    control = ControlConfig(path, _read_mode(table), read_account(table, "owner"), read_account(table, "group"))
     table.finish()
     return control
 
@@ -143,15 +143,17 @@ def _mode(text: str) -> int:
     return mode
 
 
-def _read_account(table: Table, key: str) -> str | None:
+def read_account(table: Table, key: str) -> str | None:
+    """Return a user or group as it is written, a name or a number; None when it is absent."""
     value = table.raw(key)
     if isinstance(value, int) and not isinstance(value, bool):
         number = table.as_integer(key, value, None, 0, 2**32 - 2)
         return None if number is None else str(number)
-    return table.parsed(key, None, "deploy", _account)
+    return table.parsed(key, None, "deploy", account)
 
 
-def _account(text: str) -> str | None:
+def account(text: str) -> str:
+    """Return ``text`` when it can name a user or a group; raise BadValue."""
     if not _ACCOUNT.fullmatch(text):
         raise BadValue(f"{show_text(text)} is not a name or number of an account", 'write for example "deploy" or 1000')
     return text

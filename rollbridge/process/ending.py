@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from rollbridge.config.model import KillMode
 from rollbridge.process.clock import Clock
 from rollbridge.process.exits import name_signal
 from rollbridge.process.hooks import Hooks
@@ -24,6 +25,7 @@ from rollbridge.process.stopping import (
     first_step,
     grace_deadline,
     hook_timeout,
+    is_reached,
     must_be_asked,
     next_step,
     sweep_deadline,
@@ -198,7 +200,8 @@ class Ending:
             fresh = [row for row in members if killed.get(row.pid) != row.start_ticks]
             if fresh:
                 self.report("processes killed", name_rows(fresh))
-            if not self.leader.exit.done() and self.leader.is_own:
+            is_alone = self.plan.kill_mode is KillMode.PROCESS
+            if not self.leader.exit.done() and self.leader.is_own and not is_alone:
                 self._kill_group()
             for row in members:
                 killed[row.pid] = row.start_ticks
@@ -216,7 +219,12 @@ class Ending:
 
     def _members(self) -> list[ProcessRow]:
         table = self.reaper.table()
-        members = self.reaper.members(self.instance, table, known=self._known, hook_session=self._hook_session)
+        leader, mode = self.instance.leader.pid, self.plan.kill_mode
+        members = [
+            row
+            for row in self.reaper.members(self.instance, table, known=self._known, hook_session=self._hook_session)
+            if is_reached(mode, leader, row.pid, row.group)
+        ]
         self._known = {row.pid: row.start_ticks for row in members}
         return members
 
@@ -249,7 +257,8 @@ class Ending:
         at once. Otherwise each member is signalled by its identity, again until no new one has been forked.
         """
         self.report("process asked to stop", {"signal": name_signal(signum)})
-        is_certain = self.leader.is_own and not self._is_gone()
+        is_alone = self.plan.kill_mode is KillMode.PROCESS
+        is_certain = self.leader.is_own and not self._is_gone() and not is_alone
         for _ in range(5):
             group = [row for row in self._members() if row.group == self.instance.leader.pid]
             unasked = [row for row in group if self.asked.get(row.pid) != row.start_ticks]

@@ -1,7 +1,7 @@
 """The environment of one start: what the launch says, and what env_file and env_command say at that moment.
 
-Later wins: inherited, injected, the files in their order, the command, the process's own ``env``. No error holds a
-value, nor any text of a file or of what the command printed.
+Later wins: inherited, injected, what its user has (HOME), the files in their order, the command, the process's own
+``env``. No error holds a value, nor any text of a file or of what the command printed.
 """
 
 from __future__ import annotations
@@ -12,28 +12,30 @@ import os
 import stat
 
 from rollbridge.config.dotenv import BadLine, parse_dotenv
-from rollbridge.config.model import EnvFile, EnvSources, Launch
+from rollbridge.config.model import EnvFile, EnvSources
+from rollbridge.process.accounts import hook_entry, user_environment
 from rollbridge.process.reaper import Reaper
+from rollbridge.process.run import ProcessSpec
 from rollbridge.process.spawning import StartFailed
 
 # Linux takes about 2 MiB of arguments and environment together; a larger file is not one of variables.
 LARGEST_SOURCE_BYTES = 1024 * 1024
 
 
-async def complete_environment(launch: Launch, reaper: Reaper, stderr: int) -> dict[str, str]:
+async def complete_environment(spec: ProcessSpec, reaper: Reaper, stderr: int) -> dict[str, str]:
     """Read the files, run the command, and return the whole environment; raise StartFailed.
 
     ``stderr`` gets what the command says. It is killed when its time is over, or when this is cancelled.
     """
-    sources = launch.env_sources
+    launch, sources = spec.launch, spec.launch.env_sources
     if sources is None:
         return dict(launch.env)
-    found: dict[str, str] = {}
+    found = user_environment(spec.process)
     for file in sources.files:
         found.update(read_env_file(file, os.geteuid()))
     if sources.command is not None:
         environment = {**launch.env, **found, **sources.own}
-        found.update(await _run_command(sources, sources.command, environment, launch.cwd, reaper, stderr))
+        found.update(await _run_command(spec, sources, sources.command, environment, reaper, stderr))
     return {**launch.env, **found, **sources.own}
 
 
@@ -82,7 +84,12 @@ def _open_fix(file: EnvFile, error: OSError) -> str:
 
 
 async def _run_command(
-    sources: EnvSources, argv: tuple[str, ...], environment: dict[str, str], cwd: str, reaper: Reaper, stderr: int
+    spec: ProcessSpec,
+    sources: EnvSources,
+    argv: tuple[str, ...],
+    environment: dict[str, str],
+    reaper: Reaper,
+    stderr: int,
 ) -> dict[str, str]:
     """Run ``argv`` and return the variables it prints; raise StartFailed."""
     # In memory, never on a disk, and of a fixed size: what prints more gets an error, and fills nothing.
@@ -92,11 +99,12 @@ async def _run_command(
         fcntl.fcntl(printed, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
         result = await reaper.run_hook(
             argv,
-            cwd=cwd,
+            cwd=spec.launch.cwd,
             env=environment,
             stdout=printed,
             stderr=stderr,
             timeout_seconds=sources.command_timeout_seconds,
+            entry=hook_entry(spec.process),
         )
         if result.error is not None:
             raise StartFailed(

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from rollbridge.process.accounts import hook_entry
 from rollbridge.process.environment import complete_environment
 from rollbridge.process.output import ProcessOutput
 from rollbridge.process.reaper import HookResult, Reaper
@@ -44,7 +45,7 @@ class Hooks:
         try:
             if environment is None:
                 # Started by an earlier daemon, and values are not kept: what they are now is the nearest there is.
-                environment = await complete_environment(launch, self.reaper, stderr)
+                environment = await complete_environment(self.run.spec, self.reaper, stderr)
             return await self.reaper.run_hook(
                 command,
                 cwd=launch.cwd,
@@ -53,6 +54,7 @@ class Hooks:
                 stderr=stderr,
                 timeout_seconds=timeout_seconds,
                 on_start=on_start,
+                entry=hook_entry(self.run.spec.process),
             )
         except StartFailed as error:
             return HookResult(None, str(error))

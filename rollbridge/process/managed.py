@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Callable, Mapping
 
+from rollbridge.process.accounts import enter_as
 from rollbridge.process.clock import Clock, format_at
 from rollbridge.process.ending import Ending
 from rollbridge.process.environment import complete_environment
@@ -28,6 +29,10 @@ from rollbridge.process.tree import INSTANCE_VARIABLE, Instance
 
 class StartRefused(StartFailed):
     """Not started because a stop came first, or goes on; nothing is wrong with the command."""
+
+
+class StartedInVain(StartFailed):
+    """Its program could not be reached by the child that was to become it; that has been reported already."""
 
 
 class ManagedProcess(Standing):
@@ -132,7 +137,7 @@ class ManagedProcess(Standing):
             return
         try:
             await self._launch(reason)
-        except StartRefused:
+        except (StartRefused, StartedInVain):
             raise
         except StartFailed as error:
             self._report("process did not start", {"error": str(error)})
@@ -175,7 +180,7 @@ class ManagedProcess(Standing):
         run = self._run
         if self._is_wanted and run is not None and not run.is_alive and self._state is ProcessState.FAILED:
             self._failure = None
-            self._begin_recovery(run)
+            self._follow_exit(run, self._last_exit or ExitStatus(None, None))
 
     async def wait_exit(self) -> ExitStatus:
         """Return how the leader ended: now, or when it does. Waits for the first start if there was none."""
@@ -199,8 +204,13 @@ class ManagedProcess(Standing):
         spec = self.spec
         environment = await self._prepare(spec)
         self._refuse_unless_wanted()
-        if not self.is_alive:  # somebody else's start was quicker
-            self._execute(reason, spec, environment)
+        if self.is_alive:  # somebody else's start was quicker
+            return
+        run = self._execute(reason, spec, environment)
+        failure = None if run.leader.begun is None else await asyncio.shield(run.leader.begun)
+        if failure is not None:
+            await asyncio.shield(run.finished)
+            raise StartedInVain(failure)
 
     async def _prepare(self, spec: ProcessSpec) -> Mapping[str, str]:
         """Return the environment; raise StartFailed, or StartRefused when a stop comes meanwhile."""
@@ -209,7 +219,7 @@ class ManagedProcess(Standing):
         stdout, stderr = self._open_output(spec)
         os.close(stdout)
         task = asyncio.create_task(
-            complete_environment(spec.launch, self._reaper, stderr), name=f"environment of {spec.instance_id}"
+            complete_environment(spec, self._reaper, stderr), name=f"environment of {spec.instance_id}"
         )
         self._preparations.add(task)
         try:
@@ -223,17 +233,18 @@ class ManagedProcess(Standing):
             self._preparations.discard(task)
             os.close(stderr)
 
-    def _open_output(self, spec: ProcessSpec) -> tuple[int, int]:
+    def _open_output(self, spec: ProcessSpec, owner: int | None = None) -> tuple[int, int]:
         self._output.keep_lines = spec.process.output_lines
         try:
-            return self._output.open_for_child()
+            return self._output.open_for_child(owner)
         except OSError as error:
             raise StartFailed(f"its output files cannot be opened: {error}") from error
 
-    def _execute(self, reason: StartReason, spec: ProcessSpec, environment: Mapping[str, str]) -> None:
-        """Start the program without yielding to the loop; raise StartFailed."""
+    def _execute(self, reason: StartReason, spec: ProcessSpec, environment: Mapping[str, str]) -> Run:
+        """Start the program, or what is about to become it, without yielding to the loop; raise StartFailed."""
+        entry = enter_as(spec.process)
         token = secrets.token_hex(16)
-        stdout, stderr = self._open_output(spec)
+        stdout, stderr = self._open_output(spec, entry.uid)
         # Written down before it is used: a daemon that is killed in this moment has started something that the next
         # one finds by its mark alone.
         self._token = token
@@ -246,6 +257,7 @@ class ManagedProcess(Standing):
                 stdout=stdout,
                 stderr=stderr,
                 is_path_secret=environment.get("PATH") != spec.launch.env.get("PATH"),
+                entry=entry,
             )
         finally:
             self._token = None
@@ -269,9 +281,16 @@ class ManagedProcess(Standing):
             self._counters.memory_restarts += 1
             self._counters.last_memory_restart_at = self._run.started_at
         self._memory.is_warned = False
-        self._report("process started", {"pid": leader.identity.pid, "reason": reason.value})
+        if leader.begun is None:
+            self._note_begun(self._run)
         self._begin_watch(self._run)
-        self._change(ProcessState.RUNNING)
+        return self._run
+
+    def _note_begun(self, run: Run) -> None:
+        """The program runs: it is what was asked for, no longer what was about to become it."""
+        self._report("process started", {"pid": run.leader.identity.pid, "reason": run.reason.value})
+        if run is self._run and not self._is_stopping():
+            self._change(ProcessState.RUNNING)
 
     def _begin_watch(self, run: Run) -> None:
         self._run_changed.set()
@@ -286,8 +305,14 @@ class ManagedProcess(Standing):
 
     async def _watch(self, run: Run) -> None:
         """Notice the leader's end; what happens then depends on whether anybody asked for it."""
+        failure = None if run.leader.begun is None else await run.leader.begun
+        if failure is None and run.leader.begun is not None:
+            self._note_begun(run)
         status = await run.leader.exit
         await self._output.drain()
+        if failure is not None:
+            self._note_vain_start(run, status, failure)
+            return
         self._last_exit = status
         is_expected = not self._is_wanted or self._is_stopping()
         self._report(
@@ -306,6 +331,35 @@ class ManagedProcess(Standing):
             self._changed()
         elif self._is_probation:
             self._fail(f"{run.spec.instance_id} {self._describe(status)}")
+        else:
+            self._follow_exit(run, status)
+
+    def _follow_exit(self, run: Run, status: ExitStatus) -> None:
+        """After an exit nobody asked for: start it again, unless it has said that this would not help."""
+        if status.code not in self.spec.process.restart.no_restart_codes:
+            self._begin_recovery(run)
+            return
+        self._change(ProcessState.STOPPING)
+        self._recovery_task = asyncio.create_task(self._stay_down(status), name=f"end {run.spec.instance_id}")
+
+    async def _stay_down(self, status: ExitStatus) -> None:
+        """End what it left; cancelled by a stop or a start."""
+        self._report("process not restarted", {"exit_code": status.code})
+        await self._end_leftovers()
+        self._output.close()
+        if status.is_success:
+            self._change(ProcessState.STOPPED)
+        else:
+            self._fail(f"{self.spec.instance_id} {self._describe(status)}, after which it is not restarted")
+
+    def _note_vain_start(self, run: Run, status: ExitStatus, failure: str) -> None:
+        """The program was never reached; what happens then is what happens after an exit."""
+        self._report("process did not start", {"error": failure})
+        run.finished.set_result(status)
+        if not self._is_wanted or self._is_stopping() or run is not self._run:
+            self._changed()
+        elif self._is_probation or run.reason in (StartReason.DEPLOY, StartReason.MANUAL):
+            self._fail(failure)
         else:
             self._begin_recovery(run)
 
@@ -335,8 +389,8 @@ class ManagedProcess(Standing):
             try:
                 await self._launch(StartReason.CRASH)
                 return
-            except StartRefused:
-                return
+            except (StartRefused, StartedInVain):
+                return  # whoever watches it has taken over
             except StartFailed as error:
                 self._report("process did not start", {"error": str(error)})
 

@@ -63,15 +63,16 @@ class ProcessOutput:
         if number != self._kept.maxlen:
             self._kept = deque(self._kept, maxlen=number)
 
-    def open_for_child(self) -> tuple[int, int]:
+    def open_for_child(self, owner: int | None = None) -> tuple[int, int]:
         """Open both files, follow them, and return descriptors for stdout and stderr, which the caller closes.
 
-        Raises OSError.
+        They belong to the uid ``owner``, None: to us, so that the process can open /dev/stdout anew. Raises OSError.
         """
         self._follower.prepare_directory()
         for stream in self._streams.values():
             for line in stream.open():
                 self._keep(stream.name, [line])
+            stream.give_to(os.geteuid() if owner is None else owner)
         self._follower.follow(self)
         return self.duplicates()
 

@@ -12,9 +12,11 @@ import os
 import signal
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from rollbridge.process.accounts import Entry
 from rollbridge.process.clock import Clock
+from rollbridge.process.entering import LONGEST_REPORT_BYTES, explain_report, spawn_through
 from rollbridge.process.exits import ExitStatus as ExitStatus
 from rollbridge.process.identity import (
     ProcessIdentity,
@@ -45,6 +47,7 @@ class Child:
     identity: ProcessIdentity
     exit: asyncio.Future[ExitStatus]
     is_own: bool  # our child: its pid cannot be reused before ``exit`` is done, and its exit code will be known
+    begun: asyncio.Future[str | None] | None = None  # why its program could not be started, None: it was, or it ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +131,20 @@ class Reaper:
         stderr: int,
         pass_fds: Sequence[int] = (),
         is_path_secret: bool = False,
+        entry: Entry | None = None,
     ) -> Child:
         """Start ``argv`` in a session of its own, stdin from /dev/null; raise StartFailed.
 
         Without ``env`` the daemon's own is inherited, less the mark of any instance. No error shows a secret PATH.
+        With an ``entry`` that is not plain the program begins a moment later: ``begun`` of the child tells.
         """
+        if entry is not None and not entry.is_plain and env is not None:
+            pid, reports = spawn_through(entry, argv, cwd=cwd, env=env, stdout=stdout, stderr=stderr)
+
+            def explain(report: bytes) -> str:
+                return explain_report(report, entry, argv, cwd, env, is_path_secret=is_path_secret)
+
+            return replace(self._expect_new(pid), begun=self._await_report(reports, explain))
         pid = spawn(
             argv,
             cwd=cwd,
@@ -142,9 +154,25 @@ class Reaper:
             pass_fds=pass_fds,
             is_path_secret=is_path_secret,
         )
+        return self._expect_new(pid)
+
+    def _expect_new(self, pid: int) -> Child:
         start_ticks = read_start_ticks(pid)
         assert start_ticks is not None, "an unreaped child is always in /proc"
         return self._expect(ProcessIdentity(pid, start_ticks, self.boot_id))
+
+    def _await_report(self, descriptor: int, explain: Callable[[bytes], str]) -> asyncio.Future[str | None]:
+        loop = asyncio.get_running_loop()
+        begun: asyncio.Future[str | None] = loop.create_future()
+
+        def read() -> None:
+            report = os.read(descriptor, LONGEST_REPORT_BYTES)
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+            begun.set_result(explain(report) if report else None)
+
+        loop.add_reader(descriptor, read)
+        return begun
 
     def _expect(self, identity: ProcessIdentity) -> Child:
         future: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
@@ -204,6 +232,7 @@ class Reaper:
         stderr: int,
         timeout_seconds: float,
         on_start: Callable[[int], None] | None = None,
+        entry: Entry | None = None,
     ) -> HookResult:
         """Run ``command`` (text: under /bin/sh -c) for ``timeout_seconds`` at most; then its group is killed.
 
@@ -212,7 +241,7 @@ class Reaper:
         """
         try:
             argv = ("/bin/sh", "-c", command) if isinstance(command, str) else command
-            child = self.spawn(argv, cwd=cwd, env=env, stdout=stdout, stderr=stderr)
+            child = self.spawn(argv, cwd=cwd, env=env, stdout=stdout, stderr=stderr, entry=entry)
         except StartFailed as error:
             return HookResult(None, str(error))
         if on_start is not None:
@@ -228,6 +257,9 @@ class Reaper:
             await child.exit
             return HookResult(child.exit.result(), f"did not finish within {timeout_seconds:g} s and was killed")
         status = child.exit.result()
+        failure = None if child.begun is None else await child.begun
+        if failure is not None:
+            return HookResult(None, failure)
         if status.code == 0:
             return HookResult(status, None)
         what = f"exited with code {status.code}" if status.signal is None else f"was ended by {status.signal_name}"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from rollbridge.config.model import LifecycleConfig, ProcessConfig
+from rollbridge.config.model import KillMode, LifecycleConfig, ProcessConfig
 
 HOOK_TIMEOUT_SECONDS = 30.0  # for hooks of a process with an indefinite graceful_stop (design section 7)
 STRAY_TIMEOUT_SECONDS = 30.0  # for descendants that left the session of such a process: they hold up nothing for ever
@@ -81,6 +81,7 @@ class StopPlan:
     stop_command: str | None
     stop_signal: int
     graceful_seconds: float | None
+    kill_mode: KillMode = KillMode.TREE
 
 
 def plan_stop(process: ProcessConfig, lifecycle: LifecycleConfig) -> StopPlan:
@@ -92,7 +93,15 @@ def plan_stop(process: ProcessConfig, lifecycle: LifecycleConfig) -> StopPlan:
         stop_command=lifecycle.stop_command,
         stop_signal=process.stop_signal,
         graceful_seconds=process.graceful_stop_seconds,
+        kill_mode=process.kill_mode,
     )
+
+
+def is_reached(mode: KillMode, leader: int, pid: int, group: int) -> bool:
+    """Whether a stop of the process led by pid ``leader`` ends the member ``pid`` of process group ``group``."""
+    if mode is KillMode.PROCESS:
+        return pid == leader
+    return mode is KillMode.TREE or group == leader
 
 
 def longest_stop_seconds(plan: StopPlan) -> float | None:

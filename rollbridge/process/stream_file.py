@@ -51,6 +51,11 @@ class StreamFile:
         self._fd, self._inode = fd, found.st_ino
         return left_over
 
+    def give_to(self, uid: int) -> None:
+        """Let the file belong to ``uid``; raise OSError when that is not permitted."""
+        if self._fd is not None and os.fstat(self._fd).st_uid != uid:
+            os.fchown(self._fd, uid, -1)
+
     def adopt(self, place: Mapping[str, object], descriptor_path: str) -> None:
         """Continue at the recorded ``place``; ``descriptor_path`` finds a file that was renamed or deleted since."""
         inode, offset, punched = (place.get(key) for key in ("inode", "offset", "punched"))

@@ -15,10 +15,13 @@ from rollbridge.config.model import (
     DeployStrategy,
     EnvCommand,
     HealthConfig,
+    KillMode,
     LegacyProcess,
     LegacyTakeoverConfig,
     LifecycleConfig,
+    Limit,
     MemoryConfig,
+    Permissions,
     Policy,
     PortRange,
     ProcessConfig,
@@ -45,6 +48,18 @@ TEMPLATE = st.lists(
     max_size=6,
 ).map(lambda parts: "run " + " ".join(parts))
 HEALTH = st.builds(HealthConfig, PRINTABLE.map("/{}".format), POSITIVE_SECONDS, POSITIVE_SECONDS, SECONDS)
+
+ACCOUNT = st.none() | st.sampled_from(["deploy", "1000", "www-data"])
+LIMIT = st.builds(Limit, st.integers(0, 1000), st.none() | st.integers(1000, 2**31 - 1)) | st.just(Limit(None, None))
+PERMISSIONS = st.builds(
+    Permissions,
+    ACCOUNT,
+    ACCOUNT,
+    st.none() | st.lists(st.sampled_from(["video", "7"]), max_size=2).map(tuple),
+    st.none() | st.integers(0, 0o777),
+    st.none() | st.integers(-20, 19),
+    st.dictionaries(st.sampled_from(["nofile", "as", "cpu", "core"]), LIMIT, max_size=3),
+)
 
 
 @st.composite
@@ -87,7 +102,11 @@ def processes(draw: st.DrawFn) -> dict[str, ProcessConfig]:
             output_lines=draw(st.integers(0, 10_000)),
             restart_delay_seconds=draw(SECONDS),
             restart=RestartConfig(
-                draw(st.none() | st.integers(0, 1_000_000)), draw(SECONDS), draw(st.floats(1, 1000)), draw(SECONDS)
+                draw(st.none() | st.integers(0, 1_000_000)),
+                draw(SECONDS),
+                draw(st.floats(1, 1000)),
+                draw(SECONDS),
+                draw(st.lists(st.integers(0, 255), unique=True, max_size=3).map(tuple)),
             ),
             memory=draw(st.none() | memory),
             lifecycle=LifecycleConfig(
@@ -98,6 +117,8 @@ def processes(draw: st.DrawFn) -> dict[str, ProcessConfig]:
             ),
             deploy_strategy=DeployStrategy.HANDOFF if is_handoff else DeployStrategy.PERSISTENT,
             env_file=draw(st.lists(TEMPLATE.map(lambda text: f"/{text}?"), max_size=2).map(tuple)),
+            permissions=draw(PERMISSIONS),
+            kill_mode=draw(st.sampled_from(KillMode)),
             env_command=draw(
                 st.none() | st.builds(EnvCommand, TEMPLATE | st.just(("run", "{{port}}")), POSITIVE_SECONDS)
             )

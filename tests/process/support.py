@@ -89,6 +89,8 @@ def make_spec(
     process = make_process(command, **changes)
     argv = ("/bin/sh", "-c", command) if isinstance(command, str) else command
     environment = {"PATH": os.environ["PATH"], **(env or {})}
+    if process.permissions.user is not None and env_sources is None:
+        env_sources = EnvSources((), None, 0.0, {})  # as resolve_launch has it
     launch = Launch(argv, cwd, environment, process.lifecycle, env_sources)
     return ProcessSpec(instance_id, process, launch, "r1", 0, 1, None)
 
