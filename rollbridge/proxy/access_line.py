@@ -9,17 +9,20 @@ from collections.abc import Sequence
 from typing import Final, TypeAlias
 
 from rollbridge.proxy.fields import Field
-from rollbridge.proxy.head import RequestHead
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 NO_UPSTREAM: Final = '"release":null,"upstream":null'
 
 
+# Method, target and whether it is HTTP/1.1; None: no request could be read.
+Asked: TypeAlias = tuple[bytes, bytes, bool] | None
+
+
 def access_line(
     at: str,
     client: str,
-    head: RequestHead | None,
+    asked: Asked,
     status: int | None,
     request_bytes: int,
     response_bytes: int,
@@ -28,17 +31,18 @@ def access_line(
     seconds: float,
     is_complete: bool,
 ) -> str:
-    """Return the line; ``head`` None: no request could be read. ``upstream`` is what ``upstream_members`` returns."""
+    """Return the line; ``upstream`` is what ``upstream_members`` returns."""
     # One f-string of text: by far the cheapest way to write JSON of which nothing has to be quoted any more. The head's
     # grammar lets visible ASCII through, and no quotes in a method.
-    if head is None:
+    if asked is None:
         request = '"method":null,"target":null,"protocol":null'
     else:
-        target = head.target.decode("ascii")
+        method, raw_target, is_http11 = asked
+        target = raw_target.decode("ascii")
         if '"' in target or "\\" in target:
             target = target.replace("\\", "\\\\").replace('"', '\\"')
-        version = "1.1" if head.is_http11 else "1.0"
-        request = f'"method":"{head.method.decode("ascii")}","target":"{target}","protocol":"HTTP/{version}"'
+        version = "1.1" if is_http11 else "1.0"
+        request = f'"method":"{method.decode("ascii")}","target":"{target}","protocol":"HTTP/{version}"'
     total = f"{seconds:.6f}"
     if first_byte_seconds is None:
         first = "null"

@@ -7,9 +7,9 @@ import ipaddress
 import os
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeAlias
 
-from rollbridge.proxy.access_line import Network, real_client, utc
+from rollbridge.proxy.access_line import Asked, Network, access_line, real_client, utc
 from rollbridge.proxy.fields import Field
 from rollbridge.proxy.loop import Loop
 from rollbridge.proxy.timers import NEVER
@@ -20,6 +20,11 @@ FLUSH_BYTES: Final = 64 * 1024
 # What is kept while the file cannot be written; what comes on top is lost, and counted.
 MAX_WAITING_BYTES: Final = 1024 * 1024
 MODE: Final = 0o640
+# Of which no line is made yet. With longer targets, which would take much memory, it is made at once.
+MAX_NOTES: Final = 64
+LONG_TARGET_BYTES: Final = 1024
+# When a request began (the loop's monotonic seconds), and all else that access_line takes, in its order.
+Note: TypeAlias = tuple[float, str, Asked, int | None, int, int, str, float | None, float, bool]
 # Who is behind which X-Forwarded-For is remembered for so many of so many bytes: longer ones are not the usual ones.
 MAX_REMEMBERED: Final = 10_000
 MAX_REMEMBERED_BYTES: Final = 256
@@ -35,6 +40,7 @@ class AccessLog:
         self._loop = loop
         self._report = report
         self._trusted: list[Network] = [ipaddress.ip_network(network, strict=False) for network in trusted]
+        self._notes: list[Note] = []
         self._lines: list[str] = []
         self._waiting_bytes = 0
         self._lost = 0
@@ -46,6 +52,24 @@ class AccessLog:
         self._stamp = (0.0, "")
         self._clients: dict[tuple[bytes, tuple[Field, ...]], str] = {}
         self._open()
+
+    def note(self, note: Note) -> None:
+        """Keep what a line is made of: made one after the other, lines cost a third less than between other work."""
+        notes = self._notes
+        if not notes and self.deadline == NEVER:
+            self._loop.deadlines.set(self, self._loop.now + FLUSH_SECONDS)
+        notes.append(note)
+        asked = note[2]
+        if len(notes) >= MAX_NOTES or (asked is not None and len(asked[1]) > LONG_TARGET_BYTES):
+            self._make_lines()
+
+    def _make_lines(self) -> None:
+        notes, self._notes = self._notes, []
+        for began_at, client, asked, status, asked_bytes, answer_bytes, upstream, first, total, is_complete in notes:
+            at = self.timestamp(began_at)
+            self.add(
+                access_line(at, client, asked, status, asked_bytes, answer_bytes, upstream, first, total, is_complete)
+            )
 
     def add(self, line: str) -> None:
         lines = self._lines
@@ -67,6 +91,7 @@ class AccessLog:
 
     def expired(self) -> None:
         """A second has passed since the first of the lines that wait."""
+        self._make_lines()
         self._wall_offset = time.time() - time.monotonic()  # the clock may have been set
         if self._fd is None or self._has_moved():
             self._open()
@@ -76,7 +101,7 @@ class AccessLog:
 
     def close(self) -> None:
         """Write what waits, as far as it can be written."""
-        if self._lines:
+        if self._notes or self._lines:
             self.expired()
         self._loop.deadlines.forget(self)
         self._close_file()

@@ -262,9 +262,10 @@ class Exchange(Sending):
             return
         self._upstream = None
         release = upstream.backend.release
-        for splice in (upstream.inflow, upstream.outflow):
-            if splice is not None:
-                splice.end()
+        if upstream.inflow is not None:
+            upstream.inflow.end()
+        if upstream.outflow is not None:
+            upstream.outflow.end()
         if is_reusable:
             upstream.rest_idle()
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
-from rollbridge.proxy.access_line import NO_UPSTREAM, access_line
+from rollbridge.proxy.access_line import NO_UPSTREAM
 from rollbridge.proxy.answers import answer_body
 from rollbridge.proxy.exchange import Exchange
 from rollbridge.proxy.framing import LENGTH
@@ -81,11 +81,11 @@ class LoggedExchange(Exchange):
         else:
             name = facts.address.decode("ascii")
         began_at = self.began_at
-        log.add(
-            access_line(
-                log.timestamp(began_at),
+        log.note(
+            (
+                began_at,
                 name,
-                head,
+                (head.method, head.target, head.is_http11),
                 status,
                 self.request_bytes if self.request_body is None else self.request_body.reader.passed,
                 response_bytes,
@@ -116,5 +116,5 @@ def log_unreadable(client: Client, status: int, sentence: str) -> None:
     log = client.worker.access_log
     if log is not None:
         size = len(answer_body(status, sentence))
-        at = log.timestamp(client.loop.now)
-        log.add(access_line(at, client.facts.address.decode(), None, status, 0, size, NO_UPSTREAM, 0.0, 0.0, True))
+        name = client.facts.address.decode("ascii")
+        log.note((client.loop.now, name, None, status, 0, size, NO_UPSTREAM, 0.0, 0.0, True))

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from rollbridge.proxy import access_log
-from rollbridge.proxy.access_log import AccessLog
+from rollbridge.proxy.access_line import NO_UPSTREAM
+from rollbridge.proxy.access_log import FLUSH_SECONDS, MAX_NOTES, AccessLog
 from rollbridge.proxy.loop import Loop
 from tests.proxy.rig import App, Peer, Rig, clean
 
@@ -380,6 +381,36 @@ def test_what_is_remembered_of_long_chains_of_proxies_is_bounded(tmp_path: Path)
     finally:
         tracemalloc.stop()
     assert kept < 1_000_000
+    log.close()
+
+
+def noted(log: AccessLog, target: bytes) -> None:
+    log.note((0.0, "192.0.2.7", (b"GET", target, True), 200, 0, 5, NO_UPSTREAM, 0.25, 0.25, True))
+
+
+@pytest.mark.parametrize("count", [0, 1, MAX_NOTES - 1, MAX_NOTES, MAX_NOTES + 1, 3000])
+def test_what_was_noted_is_written_in_order_and_within_a_second(tmp_path: Path, count: int) -> None:
+    log, loop, _ = opened(tmp_path / "log")
+    for number in range(count):
+        noted(log, b"/%d" % number)
+    assert (log.deadline <= loop.now + FLUSH_SECONDS) is (count > 0)
+    if count:
+        log.expired()
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert [json.loads(line)["target"] for line in lines] == [f"/{number}" for number in range(count)]
+    noted(log, b"/last")
+    log.close()
+    assert json.loads((tmp_path / "log").read_text().splitlines()[-1])["target"] == "/last"
+
+
+def test_long_targets_are_not_kept_in_numbers(tmp_path: Path) -> None:
+    log, _, _ = opened(tmp_path / "log")
+    long = b"/" + b"x" * 60_000
+    noted(log, b"/short")
+    noted(log, long)
+    noted(log, long)
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert [len(json.loads(line)["target"]) for line in lines] == [6, len(long), len(long)]
     log.close()
 
 
