@@ -7,7 +7,6 @@ import hashlib
 import json
 import shutil
 import socket
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,17 +15,15 @@ from typing import Any
 
 from tests.chaos.attribution import Kill, Span, judge_command
 from tests.chaos.census import DAEMON, WORKER, Seen, is_listening, kill
+from tests.chaos.cron import COMMAND_SECONDS, DAEMON_BACK_SECONDS
 from tests.chaos.plan import Action, Kind
 from tests.chaos.stage import Stage
 from tests.chaos.watch import what_is_unsettled
 from tests.support.application import Command
 from tests.support.waiting import NeverHappened, wait_until
 
-COMMAND_SECONDS = 240.0
-DAEMON_BACK_SECONDS = 120.0
 SETTLE_SECONDS = 150.0
 POLL_SECONDS = 0.1
-CRON_SECONDS = 3.0
 PHASES = ("reload", "ports", "start", "health", "switch", "services", "singletons", "retire", "done")
 RESTARTS = (("--policy", "companion"), ("--process", "cron"), ("--process", "broker"), ("--process", "jobs"), ())
 
@@ -64,8 +61,6 @@ class Acts:
         self._running: Running | None = None
         self._releases = 0
         self._build = 0
-        self._is_over = threading.Event()
-        self._cron = threading.Thread(target=self._guarded_cron, name="cron", daemon=True)
 
     @property
     def installed(self) -> Path:
@@ -90,15 +85,6 @@ class Acts:
         self.active = release.name
         self.settle()
 
-    def begin_cron(self) -> None:
-        """From now on somebody looks after the daemon."""
-        self._cron.start()
-
-    def end_cron(self) -> None:
-        self._is_over.set()
-        if self._cron.is_alive():
-            self._cron.join(COMMAND_SECONDS)
-
     def carry_out(self, action: Action) -> None:
         """Do it, or say why there is nothing to do it to."""
         self.counts[action.kind] += 1
@@ -114,7 +100,7 @@ class Acts:
             Kind.RESTART: self._restart,
             Kind.HEAL: self._heal,
             Kind.UPGRADE: self._upgrade,
-            Kind.SETTLE: lambda action: self.settle(),
+            Kind.SETTLE: self._settle,
         }[action.kind](action)
 
     # --- kills
@@ -202,7 +188,7 @@ class Acts:
         self.finish()
         release = self._next_release()
         options = ["--wait"]
-        if self._daemon_digest() in (None, self._installed_digest()):
+        if self.stage.daemon_digest() in (None, self._installed_digest()):
             options.append("--ensure-daemon")
         self.active = None
 
@@ -210,12 +196,6 @@ class Acts:
             self.active = release.name if code == 0 else None
 
         self._start("deploy", *self.stage.deploy_arguments(release, *options), then=then)
-
-    def _daemon_digest(self) -> str | None:
-        """Of the code that the daemon runs: after an upgrade that was cut off, not always the installed one."""
-        with contextlib.suppress(OSError, ValueError):
-            return str(self.stage.request({"command": "ping"})["digest"])
-        return None
 
     def _installed_digest(self) -> str:
         return f"sha256:{hashlib.sha256(self.installed.read_bytes()).hexdigest()}"
@@ -310,37 +290,10 @@ class Acts:
         self.install_other()
         self._start("upgrade", "upgrade", "--wait")
 
-    # --- cron
-
-    def _guarded_cron(self) -> None:
-        try:
-            while not self._is_over.wait(CRON_SECONDS):
-                self._run_cron()
-        except Exception as error:  # without it nothing would come back
-            self.report(f"cron broke: {type(error).__name__}: {error}")
-
-    def _run_cron(self) -> None:
-        """What cron runs; where healing holds back, because a start of it was killed, an operator starts the daemon."""
-        code, _ = self._cron_command("recover", "--heal", "--quiet")
-        if code == 1 and self._daemon_digest() is None:
-            self.say("healing holds back, so the operator runs ensure-daemon")
-            self._cron_command("ensure-daemon")
-
-    def _cron_command(self, *arguments: str) -> tuple[int, str]:
-        began = time.monotonic()
-        command = self.stage.spawn(*arguments)
-        result = command.finish(COMMAND_SECONDS)
-        self.stage.commands.remove(command)
-        output = result.stdout + result.stderr
-        span = Span("cron", began, time.monotonic())
-        if output.strip():
-            self.say(f"cron: {arguments[0]} ended with {result.code}: {output.strip()[:300]}")
-        recent = Span(span.name, span.began_at - DAEMON_BACK_SECONDS, span.ended_at)
-        if wrong := judge_command(recent, result.code, output, self.kills, fails=False):
-            self.report(f"{wrong}: {result}")
-        return result.code, output
-
     # --- rest
+
+    def _settle(self, _action: Action) -> None:
+        self.settle()
 
     def settle(self) -> None:
         """Wait until all is as it should be when nothing happens."""

@@ -32,7 +32,7 @@ WEBSOCKET_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 IDLE_SECONDS = 0.03
 TICK_SECONDS = 0.05
 LINGER_SECONDS = 0.15  # a singleton takes its time to end: a successor that does not wait for it is caught
-CLOSE_SECONDS = 3.0
+CLOSE_SECONDS = 20.0  # below the configured time to stop
 
 
 def identity() -> str:

@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.chaos.acts import Acts
+from tests.chaos.builds import two_builds
 from tests.chaos.census import APP_ROLES, DAEMON, WORKER, kill
 from tests.chaos.lines import Continuity
-from tests.chaos.run import judge_logs, two_builds, what_is_left
+from tests.chaos.run import judge_logs, what_is_left
 from tests.chaos.stage import Stage
 from tests.chaos.traffic import Traffic
 from tests.support.application import python_command

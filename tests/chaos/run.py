@@ -11,26 +11,25 @@ import contextlib
 import fcntl
 import shutil
 import signal
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 from tests.chaos.acts import Acts
 from tests.chaos.attribution import Failure, Known, Span, blame, judge_lives
+from tests.chaos.builds import two_builds
+from tests.chaos.cron import Cron
 from tests.chaos.jobs import PLACES, Verdict, judge_jobs
 from tests.chaos.plan import Kind, Plan
-from tests.chaos.stage import CHECKOUT, HOLD_SECONDS, Stage
+from tests.chaos.stage import HOLD_SECONDS, Stage
 from tests.chaos.traffic import Traffic
 from tests.chaos.watch import Watch
 from tests.support.application import python_command
-from tests.support.builds import changed, source_of
 from tests.support.ports import is_bindable
 from tests.support.waiting import NeverHappened, wait_until
 
@@ -91,6 +90,7 @@ class ChaosRun:
         self._judged = 0
         self.stage = Stage(())
         self.acts = Acts(self.stage, builds, self._say, self._report)
+        self.cron = Cron(self.stage, self.acts.kills, self._say, self._report)
         self.stage.command = python_command(self.acts.installed)
         self.traffic = Traffic(self.stage.port, self.stage.queue, seed)
 
@@ -123,14 +123,14 @@ class ChaosRun:
     def _play(self) -> None:
         self._say(f"seed {self.seed}: {self.stage.root}, port {self.stage.port}")
         self.acts.begin()
-        self.acts.begin_cron()
+        self.cron.begin()
         with Watch(self.stage, self._report) as watch:
             with self.traffic:
                 self._act()
                 self._unless_violated(self.acts.settle)
                 self._unless_violated(self._finish_jobs)
             self._judge_failures()
-            self.acts.end_cron()
+            self.cron.end()
             # Cron may have been at work still.
             self._unless_violated(self.acts.settle)
         self._unless_violated(self._shut_down)
@@ -267,35 +267,6 @@ def keep(stage: Stage, evidence: Path) -> None:
             ignore=shutil.ignore_patterns("*.pyz", "jobs", "releases", "*.sock"),
             dirs_exist_ok=True,
         )
-
-
-# --- builds
-
-
-def build(target: Path) -> Path:
-    """Build the single file from this checkout."""
-    subprocess.run(
-        [sys.executable, str(CHECKOUT / "build_zipapp.py"), "--output", str(target)],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
-    return target
-
-
-@contextlib.contextmanager
-def two_builds(pyz: Path | None, second: Path | None) -> Iterator[tuple[Path, Path]]:
-    """Two files to upgrade between; what is not given is made, the second from the first as another version."""
-    with tempfile.TemporaryDirectory(prefix="rbt-builds-") as directory:
-        first = pyz or build(Path(directory) / "one.pyz")
-        yield first, second or another_build(first, Path(directory) / "two.pyz")
-
-
-def another_build(pyz: Path, target: Path) -> Path:
-    """The same program as another version."""
-    name = "rollbridge/__init__.py"
-    text = source_of(pyz, name)
-    quoted = text.partition("__version__ = ")[2].splitlines()[0]
-    return changed(pyz, target, {name: text.replace(quoted, '"9.9.9"')})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -100,6 +101,12 @@ class Stage(Application):
         return path
 
     # --- what is known
+
+    def daemon_digest(self) -> str | None:
+        """Of the code that the daemon runs; None when none answers."""
+        with contextlib.suppress(OSError, ValueError):
+            return str(self.request({"command": "ping"})["digest"])
+        return None
 
     def census(self) -> list[Seen]:
         return census(self.mark)

@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.chaos.run import ChaosRun, another_build
+from tests.chaos.builds import another_build
+from tests.chaos.run import ChaosRun
 from tests.chaos.stage import CHECKOUT
 from tests.support.processes import all_processes
 from tests.support.waiting import wait_until
