@@ -84,15 +84,18 @@ def test_a_slow_body_is_noticed_though_an_answer_has_begun(hasty: Rig) -> None:
     client = hasty.client(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello", receive_buffer=4096)
     upstream = app.accept()
     upstream.read_head()
-    size = 8_000_000  # enough to have to wait for the client's reading
     upstream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
-    sender = threading.Thread(target=upstream.send, args=(bytes(size),))
+
+    def send() -> None:
+        with contextlib.suppress(ConnectionError):  # given up before all of it was read: just as well
+            upstream.send(bytes(8_000_000))  # enough to have to wait for the client's reading
+
+    sender = threading.Thread(target=send)
     sender.start()
     client.read_head()
-    client.read(size)
+    assert len(client.read_to_end()) < 10_000_000
     sender.join()
     hasty.wait_counts("r1", 0)
-    assert client.is_closed()
 
 
 def test_whoever_waits_for_100_continue_does_not_wait_for_ever(hasty: Rig) -> None:
