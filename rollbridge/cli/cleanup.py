@@ -7,8 +7,10 @@ import os
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from rollbridge.cli.cleanup_daemon import Mismatch, end_mismatch, find_mismatch, refuse_foreign, start_again
 from rollbridge.cli.errors import DONE, FAILED, REFUSED, CliError
 from rollbridge.cli.failures import visible
 from rollbridge.cli.output import print_note, print_result
@@ -17,6 +19,7 @@ from rollbridge.cli.session import Request, absolute_path
 from rollbridge.config.load import load_config
 from rollbridge.control.client import ControlClient
 from rollbridge.process.identity import read_boot_id
+from rollbridge.runtime import runtime_info
 from rollbridge.takeover.cleanup import Cleaned, Cleanup, Prepared, warnings
 from rollbridge.takeover.forcing import force_end, write_after_force
 from rollbridge.takeover.presence import Presence, advice, judge, observe
@@ -42,8 +45,9 @@ def clean_up(args: argparse.Namespace, settings: ClientSettings) -> int:
         raise CliError(f"{advice(presence, seen, settings.control.path)} {_NOTHING_STOPPED}", FAILED)
     if status is not None and status.get("active_release_id"):
         return _say_nothing_to_do(args, f"release {status['active_release_id']} is active")
-    if status is not None:
-        _check_daemon(status, config)
+    mismatch = find_mismatch(status, config, runtime_info().digest) if status is not None else None
+    if mismatch is not None:
+        refuse_foreign(mismatch)
     known = read_state(settings.state_path)
     if known.is_newer:
         raise CliError(f"{known.complaint}. {_NOTHING_STOPPED}", REFUSED)
@@ -72,12 +76,17 @@ def clean_up(args: argparse.Namespace, settings: ClientSettings) -> int:
     prepared = cleanup.prepare()
     _check_named(prepared)
     if args.dry_run:
-        return _show(args, prepared, orphans)
+        return _show(args, prepared, orphans, mismatch)
     for warning in warnings(prepared):
         tell(warning)
+    needs_restart = mismatch is not None and mismatch.needs_restart
+    if mismatch is not None:
+        end_mismatch(args, settings, mismatch, tell)
     stopped_orphans = _stop_orphans(known, orphans, config)
-    outcome = cleanup.carry_out(is_port_ours=status is not None)
-    return _tell_outcome(args, outcome, prepared, stopped_orphans, config)
+    outcome = cleanup.carry_out(is_port_ours=status is not None and not needs_restart)
+    return _tell_outcome(
+        args, outcome, prepared, stopped_orphans, config, lambda: start_again(args, tell) if needs_restart else None
+    )
 
 
 # What it refuses
@@ -90,29 +99,6 @@ def _check_release(args: argparse.Namespace) -> None:
     path = absolute_path(args.release_path)
     if not os.path.isdir(path):  # noqa: PTH112
         raise CliError(f"release path {path} is not a directory. Prepare the release first. {_NOTHING_STOPPED}", FAILED)
-
-
-def _check_daemon(status: Request, config: Config) -> None:
-    """Raise CliError when the daemon that runs is not the one a deploy with this config and file would want."""
-    from rollbridge.runtime import runtime_info
-
-    differing = []
-    proxy = status.get("proxy")
-    if isinstance(proxy, dict):
-        for key in ("host", "port", "upstream_host"):
-            wanted = getattr(config.proxy, key)
-            if proxy.get(key) != wanted:
-                differing.append(f"proxy.{key} {proxy.get(key)}, not {wanted}")
-    daemon = status.get("daemon")
-    runtime = daemon.get("runtime") if isinstance(daemon, dict) else None
-    if isinstance(runtime, dict) and runtime.get("digest") != runtime_info().digest:
-        differing.append(f"other code than this rollbridge (version {runtime.get('version')})")
-    if differing:
-        raise CliError(
-            f"the daemon (pid {_daemon_pid(status)}) runs with {'; '.join(differing)}. No release is active, so run "
-            f"`rollbridge shutdown`, then `rollbridge ensure-daemon`, then this again. {_NOTHING_STOPPED}",
-            REFUSED,
-        )
 
 
 def _check_named(prepared: Prepared) -> None:
@@ -178,18 +164,20 @@ def _say_nothing_to_do(args: argparse.Namespace, why: str) -> int:
     return DONE
 
 
-def _show(args: argparse.Namespace, prepared: Prepared, orphans: list[Orphan]) -> int:
+def _show(args: argparse.Namespace, prepared: Prepared, orphans: list[Orphan], mismatch: Mismatch | None) -> int:
     """Print what would be stopped, and why each process is among it."""
     document: Request = {
         "status": "success",
         "dry_run": True,
+        "daemon": mismatch.remedy if mismatch is not None else None,
         "orphans": [orphan.document() for orphan in orphans],
         "commands": [command.text for command in prepared.commands],
         "stop": [_document(member, prepared) for member in prepared.plan.members],
         "spared": [{"pid": one.pid, "meant_by": one.meant_by, "why": one.why} for one in prepared.plan.spared],
         "warnings": warnings(prepared),
     }
-    lines = [f"would stop orphan {orphan.suspect.id} (pid {orphan.pid})" for orphan in orphans]
+    lines = _wrapped(f"would {mismatch.remedy}") if mismatch is not None else []
+    lines += [f"would stop orphan {orphan.suspect.id} (pid {orphan.pid})" for orphan in orphans]
     lines += [_cut(f"would run: {command.text}") for command in prepared.commands]
     if prepared.plan.members:
         lines += ["would stop:", *tree_lines(prepared)]
@@ -231,7 +219,12 @@ def _document(member: Member, prepared: Prepared) -> Request:
 
 
 def _tell_outcome(
-    args: argparse.Namespace, outcome: Cleaned, prepared: Prepared, orphans: list[Orphan], config: Config
+    args: argparse.Namespace,
+    outcome: Cleaned,
+    prepared: Prepared,
+    orphans: list[Orphan],
+    config: Config,
+    start_daemon: Callable[[], None],
 ) -> int:
     stopped = [_document(member, prepared) for member in outcome.stopped]
     data: Request = {
@@ -245,6 +238,7 @@ def _tell_outcome(
     problem = problem_of(outcome, config)
     if problem:
         raise CliError(f"{problem} Do not deploy yet.", FAILED, data)
+    start_daemon()
     count = len(stopped) + len(orphans)
     done = [f"stopped {count} process(es)"] if count else []
     done += [f"ran {command.text}" for command in prepared.commands]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rollbridge.cli.errors import CliError, UsageError
 from rollbridge.cli.output import print_note, print_result
 from rollbridge.cli.parser import CommandParser, Subparsers, add_command
-from rollbridge.cli.session import absolute_path, client_of
+from rollbridge.cli.session import absolute_path, client_of, settings_of
 
 if TYPE_CHECKING:
     from rollbridge.daemon.handover import Continuation
@@ -20,7 +20,8 @@ DAEMON = """\
 Runs the supervisor in the foreground, for systemd, a container, or to watch it;
 `ensure-daemon` starts one in the background. With --release-path it first brings
 up that release, with --resume the one that was active last; the control socket
-appears when that is done. Events go to stderr, one JSON object a line. SIGTERM
+appears when that is done. With --takeover a daemon that runs hands over to
+this one, as it does to the next after a crash: everything runs on. Events go to stderr, one JSON object a line. SIGTERM
 and SIGINT shut it down as `shutdown` does, SIGHUP reloads as `reload` does."""
 
 SHUTDOWN = """\
@@ -51,12 +52,19 @@ def add_parser(subparsers: Subparsers[CommandParser]) -> None:
         "--boot-attestation", metavar="DIGEST", help="sha256:... that status shows, to tell this start from others"
     )
     daemon.add_argument("--resume", action="store_true", help="bring up the release that was active last")
+    daemon.add_argument(
+        "--takeover", action="store_true", help="let a daemon that runs hand over to this one; nothing is restarted"
+    )
     daemon.add_argument("--daemon-pid-path", metavar="PATH", help="write the daemon's pid to this file while it runs")
     add_command(subparsers, "shutdown", run=run_shutdown, description=SHUTDOWN, examples=["rollbridge shutdown"])
 
 
 def run_foreground(args: argparse.Namespace) -> int:
     _check_bootstrap(args)
+    if args.takeover:
+        from rollbridge.cli.upgrade import take_over
+
+        take_over(args, settings_of(args))
     return _run_daemon(args, None)
 
 

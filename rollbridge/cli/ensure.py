@@ -13,6 +13,7 @@ from rollbridge.cli.errors import FAILED, NO_DAEMON, REFUSED, USAGE, CliError
 from rollbridge.cli.output import print_result
 from rollbridge.cli.parser import CommandParser, Subparsers, add_command
 from rollbridge.cli.session import Request, absolute_path, settings_of
+from rollbridge.cli.upgrade import check_application, upgrade_daemon
 from rollbridge.control.client import ControlClient, DaemonSilent, NoDaemon
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ DESCRIPTION = """\
 Starts a detached daemon if none answers, and returns when it answers; says so and
 does nothing when one does. It runs from a private copy of this file, so replacing
 or deleting the file does not touch it (an installed package runs in place). A
-daemon that runs other code than this is refused."""
+daemon that runs other code than this is refused, or with --upgrade continues as
+this code: nothing is restarted."""
 
 START_SECONDS: Final = 30.0
 _POLL_SECONDS: Final = 0.02
@@ -38,6 +40,7 @@ class Running(NamedTuple):
     answer: Request  # of its ping
     is_started: bool  # by us, just now
     log_path: str | None
+    is_upgraded: bool = False  # it ran other code, and runs ours now
 
 
 def add_parser(subparsers: Subparsers[CommandParser]) -> None:
@@ -70,6 +73,10 @@ def add_ensure_options(parser: CommandParser) -> None:
         help=f"how long it may take to answer (default: {START_SECONDS:g}s)",
     )
 
+    parser.add_argument(
+        "--upgrade", action="store_true", help="let a daemon that runs other code continue as this file"
+    )
+
 
 def _duration(text: str) -> float:
     from rollbridge.config.issues import BadValue
@@ -84,12 +91,14 @@ def _duration(text: str) -> float:
 def run(args: argparse.Namespace) -> int:
     running = ensure_daemon(args)
     pid = running.answer.get("pid")
-    result: Request = {**running.answer, "status": "success", "started": running.is_started}
+    done = {"started": running.is_started, "upgraded": running.is_upgraded}
+    result: Request = {**running.answer, "status": "success", **done}
     if running.is_started:
         result["log_path"] = running.log_path
         print_result(args, result, f"daemon started (pid {pid}), it logs to {running.log_path}")
     else:
-        print_result(args, result, f"daemon runs already (pid {pid})")
+        how = f"was upgraded to {running.answer.get('version')}" if running.is_upgraded else "runs already"
+        print_result(args, result, f"daemon {how} (pid {pid})")
     return 0
 
 
@@ -101,7 +110,7 @@ def ensure_daemon(args: argparse.Namespace) -> Running:
     settings = settings_of(args)
     answer = _ping(settings)
     if answer is not None:
-        return Running(_same_code(answer, settings), is_started=False, log_path=None)
+        return _found(args, answer, settings)
     from rollbridge.config.load import load_config
     from rollbridge.daemon.runtime_dir import RuntimeDirError, prepare_runtime_dir
 
@@ -114,7 +123,7 @@ def ensure_daemon(args: argparse.Namespace) -> Running:
     with _alone(os.path.join(settings.runtime_dir, "ensure.lock"), timeout):  # noqa: PTH118
         answer = _ping(settings)  # somebody else was faster
         if answer is not None:
-            return Running(_same_code(answer, settings), is_started=False, log_path=None)
+            return _found(args, answer, settings)
         return _start(args, settings, timeout)
 
 
@@ -129,21 +138,29 @@ def _ping(settings: ClientSettings) -> Request | None:
         return None
 
 
+def _found(args: argparse.Namespace, answer: Request, settings: ClientSettings) -> Running:
+    """Return the daemon that gave ``answer``, upgraded if it runs other code and that is asked for."""
+    from rollbridge.runtime import runtime_info
+
+    check_application(answer, settings)
+    is_upgraded = bool(args.upgrade) and answer.get("digest") != runtime_info().digest
+    if is_upgraded:
+        upgrade_daemon(args, settings)
+        answer = _ping(settings) or {}
+    return Running(_same_code(answer, settings), is_started=False, log_path=None, is_upgraded=is_upgraded)
+
+
 def _same_code(answer: Request, settings: ClientSettings) -> Request:
     """Return ``answer`` when the daemon that gave it is the one we would start; raise CliError otherwise."""
     from rollbridge.runtime import runtime_info
 
-    if answer.get("application") != settings.application:
-        raise CliError(
-            f"control socket {settings.control.path} belongs to the daemon of application "
-            f"{answer.get('application')}, not {settings.application}. Give each its own control.path.",
-            REFUSED,
-        )
+    check_application(answer, settings)
     ours = runtime_info()
     if answer.get("digest") != ours.digest:
         raise CliError(
             f"the daemon (pid {answer.get('pid')}, version {answer.get('version')}) runs other code than this "
-            f"rollbridge {ours.version}. Run `rollbridge shutdown`, then this again.",
+            f"rollbridge {ours.version}. Run `rollbridge upgrade` from this file, or this with --upgrade: nothing is "
+            f"restarted.",
             REFUSED,
         )
     return answer

@@ -236,6 +236,7 @@ _NO_START_OPTIONS: Final = {
     "daemon_log_path": None,
     "daemon_pid_path": None,
     "daemon_start_timeout": START_SECONDS,
+    "upgrade": False,
 }
 
 

@@ -10,6 +10,7 @@ from rollbridge.cli.errors import DONE
 from rollbridge.cli.output import print_line, print_note
 from rollbridge.cli.parser import CommandParser, Subparsers, add_command
 from rollbridge.cli.session import Request, ask, watch
+from rollbridge.control.client import AskAgain
 
 STATUS = """\
 Shows the daemon, the proxy, every release with its connections, every process,
@@ -93,8 +94,14 @@ def _print_all(args: argparse.Namespace, request: Request, many: str, one: str) 
             if isinstance(item, dict):
                 print_line(json.dumps(item) if args.json else _rendered(one, item))
 
+        request = {**request, "follow": True}
         try:
-            watch(args, {**request, "follow": True}, show)
+            while True:
+                try:
+                    watch(args, request, show)
+                    break
+                except AskAgain:
+                    request["resume"] = True  # the daemon goes on as another version, and we with what came since
         except KeyboardInterrupt:
             return DONE  # the usual way to end this
         print_note("rollbridge: the daemon has shut down.")

@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from rollbridge.cli.ensure import add_ensure_options, ensure_daemon
 from rollbridge.cli.errors import CliError
 from rollbridge.cli.output import print_result
 from rollbridge.cli.parser import CommandParser, Subparsers, add_command
 from rollbridge.cli.session import Request, absolute_path, client_of
+from rollbridge.control.client import AskAgain
+
+if TYPE_CHECKING:
+    from rollbridge.cli.progress import LiveProgress, PlainProgress
 
 POLICIES = ("companion", "singleton", "service", "proxied")
 
@@ -104,6 +109,8 @@ def add_parser(subparsers: Subparsers[CommandParser]) -> None:
 
 def run_deploy(args: argparse.Namespace) -> int:
     given = ("--daemon-log-path", "--daemon-pid-path", "--daemon-start-timeout")
+    if args.upgrade and not args.ensure_daemon:
+        raise CliError("--upgrade is for --ensure-daemon, which was not given. See `rollbridge deploy --help`.", 2)
     unused = [option for option in given if getattr(args, option[2:].replace("-", "_")) is not None]
     if unused and not args.ensure_daemon:
         raise CliError(f"{unused[0]} is for --ensure-daemon, which was not given. See `rollbridge deploy --help`.", 2)
@@ -169,8 +176,18 @@ def _ask_with_progress(args: argparse.Namespace, request: Request, doing: str = 
     """
     from rollbridge.cli.progress import progress_on
 
-    command = str(request["command"])
     progress = progress_on(sys.stderr, os.environ)
+    while True:
+        try:
+            return _ask_once(args, request, doing, progress)
+        except AskAgain:
+            continue  # it waited for its turn while the daemon went on as another version
+
+
+def _ask_once(
+    args: argparse.Namespace, request: Request, doing: str, progress: PlainProgress | LiveProgress
+) -> Request:
+    command = str(request["command"])
     with client_of(args) as client:
         # What runs long cannot have a timeout: a daemon that is stuck is found out here.
         client.request({"command": "ping"})

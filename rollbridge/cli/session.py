@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rollbridge.cli.errors import CliError
 from rollbridge.config.load import load_client_settings
-from rollbridge.control.client import ControlClient
+from rollbridge.control.client import AskAgain, ControlClient, DaemonWentAway
 
 if TYPE_CHECKING:
     from rollbridge.config.reach import ClientSettings
@@ -39,12 +39,22 @@ def client_of(args: argparse.Namespace) -> ControlClient:
 
 
 def ask(args: argparse.Namespace, request: Request) -> Request:
-    """Return the daemon's answer to a request that it answers at once."""
-    with client_of(args) as client:
-        return client.request(request)
+    """Return the daemon's answer to a request that changes nothing, and that it answers at once.
+
+    Made a second time when the daemon went away in that moment: it may have gone on as another version.
+    """
+    try:
+        with client_of(args) as client:
+            return client.request(request)
+    except (AskAgain, DaemonWentAway):
+        with client_of(args) as client:
+            return client.request(request)
 
 
 def watch(args: argparse.Namespace, request: Request, on_progress: Callable[[Request], None]) -> Request:
-    """Ask for something that goes on until somebody ends it; ``on_progress`` gets what comes."""
+    """Ask for something that goes on until somebody ends it; ``on_progress`` gets what comes.
+
+    Raises AskAgain when the daemon goes on as another version.
+    """
     with client_of(args) as client:
         return client.request(request, on_progress, timeout=None)

@@ -9,11 +9,11 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from rollbridge.cli.errors import CliError
+from rollbridge.cli.errors import REFUSED, CliError
 from rollbridge.cli.output import prepare_streams, print_line, print_result
 from rollbridge.cli.parser import CommandParser, Subparsers, add_command
-from rollbridge.cli.session import Request, settings_of
-from rollbridge.control.client import ControlClient
+from rollbridge.cli.session import Request, absolute_path, settings_of
+from rollbridge.control.client import ControlClient, DaemonSilent, NoDaemon
 
 if TYPE_CHECKING:
     from rollbridge.config.reach import ClientSettings
@@ -29,6 +29,7 @@ Only root and the daemon's own user may do this."""
 
 # For all of it: the check, the next code's start, its first workers. Each of them is bounded in the daemon.
 ANSWER_SECONDS: Final = 120.0
+EXIT_SECONDS: Final = 15.0
 
 
 def add_parser(subparsers: Subparsers[CommandParser]) -> None:
@@ -81,6 +82,46 @@ def run_check(arguments: Sequence[str]) -> int:
     return 0
 
 
+def take_over(args: argparse.Namespace, settings: ClientSettings) -> None:
+    """Let the running daemon, if there is one, leave everything to us, who are about to start in its place.
+
+    Raises CliError and ControlError; then it runs on as it was.
+    """
+    from rollbridge.daemon.upgrade_check import CheckFailed, examine, import_everything
+
+    try:
+        with ControlClient(settings.control.path, settings.control.owner) as client:
+            check_application(client.request({"command": "ping"}), settings)
+            try:
+                import_everything()
+                examine(absolute_path(args.config))
+            except CheckFailed as error:
+                raise CliError(f"this daemon must not take over: {error}.", error.exit_code) from error
+            if client.server.uid != os.geteuid():
+                raise CliError(
+                    f"the daemon (pid {client.server.pid}) runs as uid {client.server.uid}, this one would run as uid "
+                    f"{os.geteuid()}: it could not manage what runs. Run it as the same user.",
+                    REFUSED,
+                )
+            client.request({"command": "give-way"})
+            if not client.wait_closed(EXIT_SECONDS):
+                raise CliError(f"the daemon (pid {client.server.pid}) gave way, but has not exited. See its log.")
+    except DaemonSilent:
+        raise
+    except NoDaemon:
+        return  # an ordinary start
+
+
+def check_application(answer: Request, settings: ClientSettings) -> None:
+    """Raise CliError when the daemon that gave ``answer`` is another application's."""
+    if answer.get("application") != settings.application:
+        raise CliError(
+            f"control socket {settings.control.path} belongs to the daemon of application "
+            f"{answer.get('application')}, not {settings.application}. Give each its own control.path.",
+            REFUSED,
+        )
+
+
 def upgrade_daemon(args: argparse.Namespace, settings: ClientSettings, *, wait: bool = False) -> Request:
     """Let the running daemon continue as this code; return its answer.
 
@@ -101,7 +142,7 @@ def upgrade_daemon(args: argparse.Namespace, settings: ClientSettings, *, wait: 
     }
     progress = progress_on(sys.stderr, os.environ)
     with ControlClient(settings.control.path, settings.control.owner) as client:
-        client.request({"command": "ping"})
+        check_application(client.request({"command": "ping"}), settings)
         try:
             return client.request(request, progress.show, None if wait else ANSWER_SECONDS, progress.tick)
         except KeyboardInterrupt:

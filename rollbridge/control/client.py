@@ -69,6 +69,10 @@ class ControlRefused(ControlError):
     exit_code = REFUSED
 
 
+class AskAgain(ControlRefused):
+    """The daemon went on as other code before it had begun with the request: it may be made again at once."""
+
+
 class CommandFailed(ControlError):
     """the daemon answered with an error; ``data`` is the rest of its answer."""
 
@@ -225,7 +229,9 @@ class ControlClient:
         return data
 
 
-def _failure(answer: dict[str, object]) -> CommandFailed:
+def _failure(answer: dict[str, object]) -> CommandFailed | AskAgain:
+    if answer.get("again") is True:
+        return AskAgain(str(answer.get("error")))
     exit_code = answer.get("exit_code")
     message = answer.get("error")
     data = {key: value for key, value in answer.items() if key not in ("status", "error", "exit_code")}

@@ -84,6 +84,16 @@ def is_observing(request: Mapping[str, object]) -> bool:
     return request.get("follow") is True
 
 
+def ask_again() -> dict[str, object]:
+    """Return the final object for a request that was not begun and should be made again, on a new connection."""
+    return {
+        "status": "error",
+        "error": "the daemon was upgraded in this moment, before it began with this. Run the command again",
+        "exit_code": REFUSED,
+        "again": True,
+    }
+
+
 def _json_kind(value: object) -> str:
     kinds = {bool: "boolean", str: "string", list: "array", type(None): "null"}
     return kinds.get(type(value), "number")

@@ -115,6 +115,16 @@ class ControlServer:
         """What it listens on; None before the start and after the end."""
         return self._file
 
+    def dismiss(self, answer: Callable[[Mapping[str, object]], Mapping[str, object]]) -> None:
+        """Give every client but the one we work for now its final ``answer``, at once: this program ends here.
+
+        Also one whose request has not been read, perhaps not even been made: it finds the answer when it is.
+        """
+        own = asyncio.current_task()
+        for client in self._clients:
+            if client.task is None or client.task is not own:
+                client.send(answer(client.request or {}))
+
     def descriptor_of(self, task: asyncio.Task[Any] | None) -> int | None:
         """Return the connection of the client whose request ``task`` handles; None when that client has gone."""
         return next((client.descriptor for client in self._clients if client.task is task), None)
@@ -267,6 +277,7 @@ class _Client(asyncio.Protocol):
         self._is_observing = False
         self._last_active = self._loop.time()
         self.task: asyncio.Task[None] | None = None
+        self.request: dict[str, object] | None = None  # that ``task`` works on
         self.gone: asyncio.Future[None] = self._loop.create_future()
 
     def is_idle(self) -> bool:
@@ -322,11 +333,12 @@ class _Client(asyncio.Protocol):
             except LineTooLong as error:
                 # Read on and throw away: closing now would take the answer away from a client that still sends.
                 self._is_over = True
-                self._send(CommandError(f"request refused: {error}", ASKED_WRONGLY).answer())
+                self.send(CommandError(f"request refused: {error}", ASKED_WRONGLY).answer())
             except BadMessage as error:
-                self._send(CommandError(f"request not understood: {error}", ASKED_WRONGLY).answer())
+                self.send(CommandError(f"request not understood: {error}", ASKED_WRONGLY).answer())
             else:
                 self._is_observing = is_observing(request)
+                self.request = request
                 self.task = self._server.keep(self._handle(request))
         self._read_on()
 
@@ -346,10 +358,10 @@ class _Client(asyncio.Protocol):
         try:
             answer = await self._answer(request)
         finally:
-            self.task = None
+            self.task = self.request = None
             self._is_observing = False
             self._last_active = self._loop.time()
-        self._send(answer)
+        self.send(answer)
         if not self._server.is_closing:
             self._next_request()
 
@@ -376,7 +388,7 @@ class _Client(asyncio.Protocol):
             return
         transport.write(encode({"progress": report}))
 
-    def _send(self, answer: Mapping[str, object]) -> None:
+    def send(self, answer: Mapping[str, object]) -> None:
         if self._transport is not None:
             self._transport.write(encode(answer))
 

@@ -11,7 +11,7 @@ from rollbridge.config.issues import ConfigError
 from rollbridge.config.model import Policy
 from rollbridge.control.protocol import CommandError, Peer
 from rollbridge.daemon.intent import Intent
-from rollbridge.daemon.log_stream import collect_logs, follow_events, follow_logs
+from rollbridge.daemon.log_stream import collect_logs, follow_events, follow_logs, missed_events, missed_lines
 from rollbridge.daemon.reloading import reload
 from rollbridge.daemon.succession import UpgradeRequest, refuse_strangers
 from rollbridge.daemon.supervisor import Supervisor
@@ -191,7 +191,7 @@ async def _shutdown(supervisor: Supervisor, arguments: Arguments, send: Send, pe
 
 async def _events(supervisor: Supervisor, arguments: Arguments, send: Send, peer: Peer) -> Answer:
     events = supervisor.machinery.events
-    kept = events.last(arguments.count("limit", 100))
+    kept = missed_events(supervisor) if arguments.flag("resume") else events.last(arguments.count("limit", 100))
     if arguments.flag("follow"):
         await follow_events(supervisor, kept, send)
     return {"events": kept}
@@ -199,7 +199,10 @@ async def _events(supervisor: Supervisor, arguments: Arguments, send: Send, peer
 
 async def _logs(supervisor: Supervisor, arguments: Arguments, send: Send, peer: Peer) -> Answer:
     process = arguments.text("process")
-    lines = collect_logs(supervisor.fleet, process, arguments.count("lines", 100))
+    if arguments.flag("resume"):
+        lines = missed_lines(supervisor, process)
+    else:
+        lines = collect_logs(supervisor.fleet, process, arguments.count("lines", 100))
     if arguments.flag("follow"):
         await follow_logs(supervisor, process, lines, send)
     return {"logs": lines}

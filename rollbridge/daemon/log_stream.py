@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from typing import Final
 
-from rollbridge.daemon.events import Event
+from rollbridge.daemon.events import KEPT_EVENTS, Event, EventLog
 from rollbridge.daemon.supervisor import Supervisor
 from rollbridge.process.managed import ManagedProcess
-from rollbridge.process.output import LogLine
+from rollbridge.process.output import LogLine, OutputFollower
 from rollbridge.release.errors import OperationRefused
 from rollbridge.release.fleet import Fleet
 from rollbridge.release.steps import Progress
 
 Send = Callable[[Progress], None]
+
+# Of a flood of output while the daemon goes on as other code, whoever follows it gets this much.
+_MISSED_LIMIT: Final = 20_000
+
+
+class Missed:
+    """What has happened since this code took over from another, for those who watched that one and come back."""
+
+    def __init__(self, events: EventLog, outputs: OutputFollower) -> None:
+        self.events: deque[Event] = deque(events.last(KEPT_EVENTS), maxlen=_MISSED_LIMIT)
+        self.lines: deque[tuple[str, LogLine]] = deque(maxlen=_MISSED_LIMIT)
+        self._endings = (
+            events.subscribe(self.events.append),
+            outputs.subscribe(lambda instance_id, line: self.lines.append((instance_id, line))),
+        )
+
+    def forget(self) -> None:
+        """Whoever comes back has come."""
+        for end in self._endings:
+            end()
+        self.events.clear()
+        self.lines.clear()
 
 
 def _is_meant(process: ManagedProcess, name: str | None) -> bool:
@@ -37,6 +61,17 @@ def collect_logs(fleet: Fleet, name: str | None, limit: int) -> list[dict[str, o
     return entries[-limit:] if limit else []
 
 
+def missed_events(supervisor: Supervisor) -> list[Event]:
+    """Return what a client has missed that watched the code before us to its end."""
+    return list(supervisor.missed.events) if supervisor.missed is not None else []
+
+
+def missed_lines(supervisor: Supervisor, name: str | None) -> list[dict[str, object]]:
+    """Return the same of the output of the processes meant."""
+    lines = supervisor.missed.lines if supervisor.missed is not None else ()
+    return [log_entry(instance_id, line) for instance_id, line in lines if _is_named(supervisor, name, instance_id)]
+
+
 async def follow_events(supervisor: Supervisor, kept: list[Event], send: Send) -> None:
     """Send the kept events, then each new one; ends with the daemon, or when the client leaves."""
     for event in kept:
@@ -54,7 +89,7 @@ async def follow_logs(supervisor: Supervisor, name: str | None, kept: list[dict[
         send({"log": entry})
 
     def heard(instance_id: str, line: LogLine) -> None:
-        if name in (None, instance_id) or name == _process_id(supervisor, instance_id):
+        if _is_named(supervisor, name, instance_id):
             send({"log": log_entry(instance_id, line)})
 
     unsubscribe = supervisor.machinery.outputs.subscribe(heard)
@@ -62,6 +97,10 @@ async def follow_logs(supervisor: Supervisor, name: str | None, kept: list[dict[
         await _until_the_end(supervisor)
     finally:
         unsubscribe()
+
+
+def _is_named(supervisor: Supervisor, name: str | None, instance_id: str) -> bool:
+    return name in (None, instance_id) or name == _process_id(supervisor, instance_id)
 
 
 def _process_id(supervisor: Supervisor, instance_id: str) -> str:

@@ -23,6 +23,7 @@ from rollbridge.daemon.errors import DaemonFailed
 from rollbridge.daemon.events import EventLog
 from rollbridge.daemon.handover import Continuation
 from rollbridge.daemon.holding import Held, hold, prepare_code
+from rollbridge.daemon.log_stream import Missed
 from rollbridge.daemon.options import DaemonOptions
 from rollbridge.daemon.pid_file import pid_file, remove_pid_file
 from rollbridge.daemon.reloading import listen_for_reload
@@ -37,6 +38,7 @@ from rollbridge.process.reaper import Reaper
 from rollbridge.runtime import runtime_info
 
 _REFUSED: Final = 4
+_COME_BACK_SECONDS: Final = 10.0  # for those who watch to come back after an upgrade; they do so at once
 _ANSWER_GRACE_SECONDS: Final = 2.0  # for a client to read the answer of its shutdown
 
 
@@ -127,6 +129,8 @@ class _Service:
         self.succession = self.supervisor.succession = Succession(
             self.supervisor, held.lock, command.argv, lambda: remove_pid_file(self.options.pid_path)
         )
+        if self.continuation is not None:
+            self.supervisor.missed = Missed(events, self.outputs)
         self.supervisor.listen_to_signals()
         listen_for_reload(self.supervisor)
         reaper.start()  # lets in the signals that were held back while we had no handlers for them
@@ -180,10 +184,16 @@ class _Service:
         self.manager.ready()
         if self.continuation is not None:
             self.succession.complete(self.continuation)
+            asyncio.get_running_loop().call_later(_COME_BACK_SECONDS, self._forget_missed)
         for name in delete_unused_copies(config.runtime_dir):
             events.record("old copy deleted", {"name": name})
         # Everything that is there now stays; the collector need not look at it again.
         gc.freeze()
+
+    def _forget_missed(self) -> None:
+        if self.supervisor.missed is not None:
+            self.supervisor.missed.forget()
+            self.supervisor.missed = None
 
     def _leave_as_it_is(self, failure: DaemonFailed) -> None:
         """Raise ``failure`` when something was left to us: it serves without us, and only we have failed.

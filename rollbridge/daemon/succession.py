@@ -9,11 +9,11 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from rollbridge.control.protocol import CommandError, Peer, encode
+from rollbridge.control.protocol import CommandError, Peer, ask_again, encode
 from rollbridge.daemon.handover import (
     VERSION,
     Code,
@@ -98,6 +98,8 @@ class Succession:
                     supervisor.machinery.events.reopen()  # the next code finds its log by the name that it has then
                 with supervisor.machinery.manager.reloading():
                     self._save("The daemon goes on as it is")
+                    if self.server is not None:
+                        self.server.dismiss(_farewell)
                     go_on_as([*command, *arguments], self._handover(previous, began))
             except OSError as error:
                 raise OperationFailed(
@@ -233,6 +235,18 @@ class Succession:
     def _client(self) -> int | None:
         """Return the connection of whoever asked."""
         return self.server.descriptor_of(asyncio.current_task()) if self.server is not None else None
+
+
+def _farewell(request: Mapping[str, object]) -> Mapping[str, object]:
+    """Return the answer to a request that is going on when the daemon continues as other code.
+
+    Only a stop is half done then, and waits for its processes; the rest watches, or waits for its turn.
+    """
+    if request.get("command") != "stop":
+        return ask_again()
+    return CommandError(
+        "the daemon was upgraded, and the stop goes on in it. `rollbridge status` shows when it is done"
+    ).answer()
 
 
 def refuse_strangers(peer: Peer, what: str) -> None:

@@ -34,6 +34,7 @@ from rollbridge.release.operations import begin_ending, kill_everything, stop_ev
 from rollbridge.runtime import RuntimeInfo
 
 if TYPE_CHECKING:
+    from rollbridge.daemon.log_stream import Missed
     from rollbridge.daemon.succession import Succession
 
 _SAVE_PAUSE_SECONDS: Final = 0.02  # changes that come together are written together
@@ -73,6 +74,7 @@ class Supervisor:
         self.orphans: list[Mapping[str, object]] = []
         self.intent = Intent.SERVE
         self.on_reload: Callable[[], None] = lambda: None
+        self.missed: Missed | None = None  # for a while after an upgrade
         self.succession: Succession  # set once there is a lock and a control socket to hand on
         self._environ = environ
         self._save_handle: asyncio.TimerHandle | None = None

@@ -103,6 +103,7 @@ class ProcessOutput:
         for stream in self._streams.values():
             last = None if self._follower.has_listeners else self.keep_lines
             while True:
+                is_repeated = stream.is_rereading
                 try:
                     lines, count, skipped = stream.read(last)
                 except OSError as error:
@@ -113,7 +114,7 @@ class ProcessOutput:
                 if skipped:
                     self._note_skip(stream.name, skipped)
                 if lines:
-                    self._keep(stream.name, lines)
+                    self._keep(stream.name, lines, is_repeated=is_repeated)
                 has_read = has_read or count > 0
                 if count == 0 or time.monotonic() >= deadline:
                     break
@@ -152,14 +153,16 @@ class ProcessOutput:
             stream.close()
             stream.path.unlink(missing_ok=True)
 
-    def _keep(self, stream: str, lines: list[str]) -> None:
+    def _keep(self, stream: str, lines: list[str], *, is_repeated: bool = False) -> None:
+        """Keep ``lines`` as the last; whoever listens has heard the repeated ones, from an earlier daemon."""
         if not lines:
             return
         at = format_at(self._follower.clock.utc_now())
         for text in lines:
             line = LogLine(at, stream, text)
             self._kept.append(line)
-            self._follower.publish(self.instance_id, line)
+            if not is_repeated:
+                self._follower.publish(self.instance_id, line)
 
     def _note_skip(self, stream: str, count: int) -> None:
         self._keep(stream, [f"[rollbridge: {count} bytes skipped, written faster than they could be read]"])

@@ -32,6 +32,7 @@ class StreamFile:
         self._inode = 0
         self._offset = 0
         self._punched = 0
+        self._seen = 0  # an earlier daemon has read as far
         self._can_punch = True
         self._must_resync = False  # the next bytes begin inside a line
         self._lines = LineBuffer()
@@ -46,6 +47,7 @@ class StreamFile:
         left_over = self.flush()
         is_same = found.st_ino == self._inode and found.st_size >= self._offset
         self.close()
+        self._seen = 0
         if not is_same:  # never read, rotated away, or removed: what stands in it is not of this instance's run
             self._offset, self._punched = found.st_size, 0
         self._fd, self._inode = fd, found.st_ino
@@ -73,6 +75,7 @@ class StreamFile:
                     start = offset if offset <= found.st_size else 0
                     self._offset = max(self._punched, start - REREAD_BYTES)
                     self._must_resync = self._offset > 0
+                    self._seen = start
                     return
                 os.close(fd)
 
@@ -91,13 +94,18 @@ class StreamFile:
     def has_reached(self, goal: int) -> bool:
         return self._fd is None or self._offset >= min(goal, self.size())
 
+    @property
+    def is_rereading(self) -> bool:
+        """Whether the next lines are those that an earlier daemon has read already; never some of both."""
+        return self._offset < self._seen
+
     def read(self, last: int | None) -> tuple[list[str], int, int]:
         """One step: the lines it completed (the ``last`` of them), bytes read, bytes skipped before them."""
         if self._fd is None:
             return [], 0, 0
         size = self.size()
         if size < self._offset:  # truncated by somebody; appending writers go on from its new end
-            self._offset, self._punched = 0, 0
+            self._offset, self._punched, self._seen = 0, 0, 0
         if size == self._offset:
             if not self._can_punch and self._offset > WINDOW_BYTES:
                 self._empty()
@@ -108,7 +116,8 @@ class StreamFile:
             self._offset += skipped
             self._must_resync = True
             self._lines = LineBuffer()
-        data = os.pread(self._fd, CHUNK_BYTES, self._offset)
+        wanted = min(CHUNK_BYTES, self._seen - self._offset) if self.is_rereading else CHUNK_BYTES
+        data = os.pread(self._fd, wanted, self._offset)
         self._offset += len(data)
         count = len(data)
         if self._must_resync:
