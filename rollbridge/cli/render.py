@@ -32,9 +32,7 @@ def render_status(status: Document, now: float, width: int = WIDTH) -> str:
 def _heading(status: Document, now: float) -> str:
     daemon = status.get("daemon") or {}
     proxy = status.get("proxy") or {}
-    workers = proxy.get("workers") or []
-    pids = ", ".join(str(worker.get("pid")) for worker in workers if isinstance(worker, dict))
-    count = f"{len(workers)} worker{'' if len(workers) == 1 else 's'}"
+    workers = _workers(proxy)
     active = status.get("active_release_id")
     release = next((one for one in _dicts(status.get("releases")) if one.get("state") == "active"), None)
     rows = [
@@ -43,7 +41,7 @@ def _heading(status: Document, now: float) -> str:
             "daemon",
             f"pid {daemon.get('pid')}, rollbridge {status.get('version')}, up {_since(daemon.get('started_at'), now)}",
         ),
-        ("proxy", f"{host_and_port(proxy)}, {count}{f' (pid {pids})' if pids else ''}"),
+        ("proxy", f"{host_and_port(proxy)}, {workers}"),
         ("active", _named(release) if release else str(active or "none: the proxy answers 503")),
     ]
     if status.get("operation"):
@@ -51,6 +49,16 @@ def _heading(status: Document, now: float) -> str:
     if daemon.get("is_shutting_down"):
         rows.append(("now", "shutting down"))
     return "\n".join(visible(f"{name:12} {text}") for name, text in rows)
+
+
+def _workers(proxy: Document) -> str:
+    """Return how many workers accept, and how many only finish what they have, each with their pids."""
+    listed = [worker for worker in proxy.get("workers") or [] if isinstance(worker, dict)]
+    serving = [str(worker.get("pid")) for worker in listed if worker.get("state") != "retiring"]
+    retiring = [str(worker.get("pid")) for worker in listed if worker.get("state") == "retiring"]
+    text = f"{len(serving)} worker{'' if len(serving) == 1 else 's'}"
+    text += f" (pid {', '.join(serving)})" if serving else ""
+    return text + (f", {len(retiring)} retiring (pid {', '.join(retiring)})" if retiring else "")
 
 
 def _named(release: Document) -> str:

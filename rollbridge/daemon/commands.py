@@ -9,7 +9,7 @@ from typing import Final
 
 from rollbridge.config.issues import ConfigError
 from rollbridge.config.model import Policy
-from rollbridge.control.protocol import CommandError, Peer
+from rollbridge.control.protocol import CommandError, Peer, is_observing
 from rollbridge.daemon.intent import Intent
 from rollbridge.daemon.log_stream import collect_logs, follow_events, follow_logs, missed_events, missed_lines
 from rollbridge.daemon.reloading import reload
@@ -95,6 +95,8 @@ def command_handler(supervisor: Supervisor) -> Callable[[dict[str, object], Send
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if supervisor.fleet.is_shutting_down and task is not None and task.uncancel() == 0:
+                if is_observing(request):
+                    return {"status": "success"}  # it was to watch until the end
                 raise CommandError(f"{name} was given up: the daemon is shutting down", _REFUSED) from None
             raise
         return {"status": "success", **answer}

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final, NoReturn
 
-from rollbridge.control.listening import SocketFile
+from rollbridge.control.listening import SocketFile, remove_socket_file
 from rollbridge.daemon.state_file import FORMAT, write_state
 
 VARIABLE: Final = "ROLLBRIDGE_HANDOVER"
@@ -183,6 +183,13 @@ class Continuation:
         listener = socket.socket(fileno=file.descriptor)
         listener.setblocking(False)
         return SocketFile(listener, file.path, file.device, file.inode, file.mode, file.uid, file.gid)
+
+    def drop_control(self) -> None:
+        """Remove the control socket: a shutdown came before we could offer it again."""
+        file = self.control()
+        if file is not None:
+            remove_socket_file(file)
+            file.listener.close()
 
     def tell(self, message: str) -> None:
         """Report progress to whoever asked for the upgrade."""

@@ -98,6 +98,8 @@ class _Service:
         # Whoever waits for the shutdown's answer may start the next daemon at once: nothing may be held any more.
         if self.server is not None:
             self.server.stop_listening()
+        elif self.continuation is not None:
+            self.continuation.drop_control()
         self.held.lock.release()
         supervisor.released.set()
         if self.server is not None:

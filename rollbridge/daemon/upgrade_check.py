@@ -48,7 +48,8 @@ def import_everything() -> None:
         try:
             importlib.import_module(module.name)
         except BaseException as error:
-            place = traceback.extract_tb(error.__traceback__)[-1:]
+            frames = traceback.extract_tb(error.__traceback__)
+            place = [frame for frame in frames if not frame.filename.startswith("<")][-1:]
             where = f" ({place[0].filename.rpartition('/')[2]}, line {place[0].lineno})" if place else ""
             raise CheckFailed(f"{module.name} cannot be imported: {type(error).__name__}: {error}{where}") from error
     import psutil

@@ -63,7 +63,7 @@ class WorkerPool:
         for index in range(self.count):
             self._begin(self._keep(index, places.get(index)), f"proxy worker {index}")
         async with asyncio.timeout(_START_SECONDS):
-            await self._wait_for(lambda: self._is_stopping or (self._is_complete() and self._is_ready()))
+            await self._wait_for(lambda: self._is_stopping or (self._is_complete() and self._are_all_told()))
         if not self._is_stopping:
             for link in others:
                 self._retire(link)
@@ -75,7 +75,17 @@ class WorkerPool:
         return link.digest == self.starter.digest and not link.is_retiring
 
     def _is_complete(self) -> bool:
-        return {link.index for link in self.links if self._is_current(link)} >= set(range(self.count))
+        """Whether every place has a worker of ours that lives and is ready to serve."""
+        return {link.index for link in self.links if self._is_current(link) and self._is_up(link)} >= set(
+            range(self.count)
+        )
+
+    def _are_all_told(self) -> bool:
+        return self._is_withheld or self._all_acknowledged(self._route.generation)
+
+    def _is_up(self, link: WorkerLink) -> bool:
+        is_ready = link.welcome is not None if self._is_withheld else link.acknowledged >= self._route.generation
+        return is_ready and not link.is_lost
 
     def _retire(self, link: WorkerLink) -> None:
         """Let a worker end with its last connection; told again when an earlier daemon has told it already."""
@@ -88,11 +98,6 @@ class WorkerPool:
     def withhold(self) -> None:
         """Accept no connection before the next ``switch``: clients wait in the kernel's queue, and lose nothing."""
         self._is_withheld = True
-
-    def _is_ready(self) -> bool:
-        if self._is_withheld:
-            return all(link.welcome is not None for link in self.links)
-        return self._all_acknowledged(self._route.generation)
 
     async def switch(self, active: str | None, reason: str, targets: tuple[RouteTarget, ...]) -> None:
         """Send the route; return when every worker has acknowledged it.

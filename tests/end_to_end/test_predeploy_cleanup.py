@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.application import Application, Result
+from tests.support.application import Application, Result, python_command
+from tests.support.builds import changed
 from tests.support.ports import listening_stranger
 from tests.support.processes import MARK_VARIABLE, is_running, marked, send
 from tests.support.waiting import wait_until
@@ -173,14 +174,50 @@ def test_what_cannot_be_right_is_refused_before_anything_is_stopped(old: Old) ->
     process.wait()
 
 
-def test_a_daemon_with_other_settings_is_told_what_to_do(old: Old) -> None:
-    old.application.start()
+def test_a_foreground_daemon_with_other_settings_is_for_its_own_supervisor_to_restart(old: Old) -> None:
+    pid = old.application.start()
     old.application.config["proxy"]["port"] -= 1
     result = old.clean(expect=4)
-    assert "proxy.port" in result.stderr and "rollbridge shutdown" in result.stderr
+    assert "proxy.port" in result.stderr and "systemctl restart" in result.stderr
+    assert old.application.daemon_pid() == pid
     old.application.config["proxy"]["port"] += 1
     old.application.write_config()
     old.application.shutdown()
+
+
+def test_a_detached_daemon_with_other_settings_is_started_anew(old: Old) -> None:
+    application = old.application
+    application.run("ensure-daemon")
+    pid = application.daemon_pid()
+    # The old application has the port that the daemon is to have.
+    application.config["proxy"]["port"] = application.port = application.web_ports[1]
+    application.processes["web"]["port"] = f"{application.web_ports[0]}-{application.web_ports[1] - 1}"
+    old.meant(old.token)
+    process = old.shell(f"{old.listener()} & wait")
+    old.wait_for_port()
+    shown = old.clean("--dry-run", "--json").json
+    assert "start it anew" in shown["daemon"] and "proxy.port" in shown["daemon"]
+    assert application.daemon_pid() == pid
+    result = old.clean()
+    assert "was shut down, to be started anew" in result.stderr and "was started anew" in result.stderr
+    process.wait()
+    assert application.daemon_pid() != pid
+    application.release("v1")
+    application.deploy("v1")
+    assert application.serving()[0] == "v1"
+    application.shutdown()
+
+
+def test_a_daemon_of_another_version_is_upgraded(old: Old, pyz: Path) -> None:
+    application = old.application
+    pid = application.start()
+    other = changed(pyz, application.root / "other.pyz", {"another": "build"})
+    application.command = python_command(other)
+    assert "would upgrade it" in old.clean("--dry-run").stdout
+    assert "was upgraded" in old.clean().stderr
+    assert application.daemon_pid() == pid
+    assert "upgraded" not in old.clean().stderr
+    application.shutdown()
 
 
 def test_what_an_earlier_daemon_left_is_taken_over_when_it_serves(old: Old) -> None:
