@@ -137,7 +137,7 @@ def test_a_daemon_of_other_code_or_another_application_is_refused(run: Run, daem
     daemon.answers["ping"] = {"pid": 77, "version": "0.0.9", "digest": "sha256:0", "application": "shop"}
     outcome = run("ensure-daemon")
     assert outcome.exit_code == 4
-    assert "pid 77, version 0.0.9" in outcome.stderr and "Run `rollbridge shutdown`" in outcome.stderr
+    assert "pid 77, version 0.0.9" in outcome.stderr and "Run `rollbridge upgrade`" in outcome.stderr
     daemon.answers["ping"] = {"pid": 77, "version": "0.0.9", "digest": "sha256:0", "application": "other"}
     outcome = run("deploy", "--release-path", "/x", "--ensure-daemon")
     assert outcome.exit_code == 4 and "belongs to the daemon of application other" in outcome.stderr
