@@ -33,6 +33,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "recover": Command("takeover", "list what a daemon left, stop it, or bring everything back"),
     "predeploy-cleanup": Command("takeover", "stop what the first deploy replaces"),
     "validate": Command("configuration", "list every problem of the config file, with fixes"),
+    "doctor": Command("doctor", "look at config, machine and release; what to mend, and how"),
     "config": Command("configuration", "print the effective config as TOML"),
     "init": Command("init", "write a commented config file for the application here"),
     "completion": Command("completion", "print a script that completes this command line"),
