@@ -26,7 +26,7 @@ SETTINGS = {
     "limit", "warn", "check_interval", "lifecycle", "quiet_command", "deploy_strategy", "legacy_takeover", "screens",
     "name", "includes", "pid_files", "systemd_units", "supervisord_programs", "pm2_apps", "commands",
     "env_file", "env_command", "user", "supplementary_groups", "umask", "nice", "limits", "kill_mode",
-    "no_restart_codes",
+    "no_restart_codes", "cgroup", "memory_max", "cpu_max", "pids_max",
 }  # fmt: skip
 
 

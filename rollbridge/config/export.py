@@ -9,6 +9,7 @@ from rollbridge.config.model import (
     Config,
     ControlConfig,
     EnvCommand,
+    GroupLimits,
     LegacyTakeoverConfig,
     LifecycleConfig,
     MemoryConfig,
@@ -111,6 +112,7 @@ def _process(process: ProcessConfig) -> dict[str, Any]:
             "lifecycle": _lifecycle(process.lifecycle),
             "kill_mode": process.kill_mode.value,
             **_permissions(process.permissions),
+            **_group_limits(process.cgroup),
             "env_file": list(process.env_file) or None,
             "env_command": _env_command(process.env_command),
             "env": dict(process.env) or None,
@@ -186,6 +188,17 @@ def _permissions(permissions: Permissions) -> dict[str, Any]:
             if name in permissions.limits
         }
         or None,
+    }
+
+
+def _group_limits(limits: GroupLimits | None) -> dict[str, Any]:
+    if limits is None:
+        return {"cgroup": False}
+    return {
+        "cgroup": True,
+        "memory_max": None if limits.memory_max_bytes is None else format_size(limits.memory_max_bytes),
+        "cpu_max": limits.cpu_max_cores,
+        "pids_max": limits.pids_max,
     }
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 
+from rollbridge.config.permissions import GroupLimits as GroupLimits
 from rollbridge.config.permissions import KillMode as KillMode
 from rollbridge.config.permissions import Limit as Limit
 from rollbridge.config.permissions import Permissions as Permissions
@@ -124,6 +125,7 @@ class ProcessConfig:
     env_command: EnvCommand | None = None
     permissions: Permissions = field(default_factory=Permissions)
     kill_mode: KillMode = KillMode.TREE
+    cgroup: GroupLimits | None = None  # None: no control group of its own
 
     @property
     def is_handoff(self) -> bool:

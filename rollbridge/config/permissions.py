@@ -58,3 +58,12 @@ class Permissions:
     umask: int | None = None
     nice: int | None = None
     limits: Mapping[str, Limit] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupLimits:
+    """What the whole tree of a process may use, kept by the kernel (cgroup v2); None: no limit."""
+
+    memory_max_bytes: int | None = None
+    cpu_max_cores: float | None = None
+    pids_max: int | None = None

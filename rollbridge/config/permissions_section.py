@@ -7,16 +7,18 @@ import re
 from typing import Any
 
 from rollbridge.config.issues import BadValue
-from rollbridge.config.permissions import LIMIT_KINDS, Limit, LimitKind, Permissions
+from rollbridge.config.permissions import LIMIT_KINDS, GroupLimits, Limit, LimitKind, Permissions
 from rollbridge.config.reach import account, read_account
 from rollbridge.config.reader import Table
 from rollbridge.config.showing import show_text, show_value
-from rollbridge.config.units import parse_duration, parse_size
+from rollbridge.config.units import LARGEST_SIZE_BYTES, parse_duration, parse_size
+from rollbridge.config.values import flag, number, size
 
 _UMASK = re.compile(r"(?:0o)?[0-7]{1,4}")
 _UMASK_FIX = 'write umask = "022" or umask = "027"'
 _LARGEST_COUNT = 2**31 - 1  # the kernel's own ceilings (fs.nr_open, kernel.pid_max) are far below
 _MOST_GROUPS = 1000
+_SMALLEST_MEMORY_BYTES = 1024 * 1024  # less than a shell needs is a slip of the unit
 _EXAMPLES = {LimitKind.COUNT: "65536", LimitKind.SIZE: "512MiB", LimitKind.SECONDS: "1h"}
 
 
@@ -90,8 +92,8 @@ def _limit(section: Table, value: Any, kind: LimitKind) -> Limit:
     parts = section.expanded(value, fix).split(":")
     if len(parts) > 2:
         raise BadValue(f"{show_text(value)} has more than two parts", fix)
-    numbers = [_amount(part.strip(), kind, fix) for part in parts]
-    limit = Limit(numbers[0], numbers[-1])
+    amounts = [_amount(part.strip(), kind, fix) for part in parts]
+    limit = Limit(amounts[0], amounts[-1])
     if limit.hard is not None and (limit.soft is None or limit.soft > limit.hard):
         raise BadValue(f"the soft limit of {show_text(value)} is above the hard one", f'write "{limit.hard}" for both')
     return limit
@@ -101,16 +103,35 @@ def _amount(text: str, kind: LimitKind, fix: str) -> int | None:
     if text == "unlimited":
         return None
     if text.isascii() and text.isdigit() and len(text) < 17:
-        number = int(text)
+        found = int(text)
     elif kind is LimitKind.SIZE:
-        number = parse_size(text)
+        found = parse_size(text)
     elif kind is LimitKind.SECONDS:
         seconds = parse_duration(text)
         if seconds != int(seconds):
             raise BadValue(f"{show_text(text)} is finer than a second", "round it to seconds")
-        number = int(seconds)
+        found = int(seconds)
     else:
         raise BadValue(f"{show_text(text)} is not a number", fix)
-    if kind is not LimitKind.SIZE and number > _LARGEST_COUNT:
-        raise BadValue(f"{number} is above {_LARGEST_COUNT}", 'write "unlimited" for no limit')
-    return number
+    if kind is not LimitKind.SIZE and found > _LARGEST_COUNT:
+        raise BadValue(f"{found} is above {_LARGEST_COUNT}", 'write "unlimited" for no limit')
+    return found
+
+
+def read_group_limits(table: Table) -> GroupLimits | None:
+    """Return the limits of the process's own control group; None when it is to have none."""
+    limits = GroupLimits(
+        memory_max_bytes=size(table, "memory_max", None, _SMALLEST_MEMORY_BYTES, LARGEST_SIZE_BYTES, "1GiB"),
+        cpu_max_cores=number(table, "cpu_max", 1, 0.01, 1000) if table.has("cpu_max") else None,
+        pids_max=table.integer("pids_max", None, 1, _LARGEST_COUNT),
+    )
+    table.raw("cpu_max")
+    is_limited = limits != GroupLimits()
+    has_group = flag(table, "cgroup", is_limited)
+    if is_limited and not has_group:
+        table.note(
+            "cgroup",
+            "memory_max, cpu_max and pids_max are limits of a control group, and cgroup = false asks for none",
+            "remove cgroup, or the limits",
+        )
+    return limits if has_group else None

@@ -20,7 +20,7 @@ from rollbridge.config.model import (
     ProxyConfig,
     RestartConfig,
 )
-from rollbridge.config.permissions_section import read_permissions
+from rollbridge.config.permissions_section import read_group_limits, read_permissions
 from rollbridge.config.proxy_section import health_path
 from rollbridge.config.reader import Table, check_text
 from rollbridge.config.showing import show_text, show_value
@@ -68,6 +68,7 @@ def read_process(table: Table, process_id: str, proxy: ProxyConfig) -> ProcessCo
         env_file=read_env_file(table),
         env_command=read_env_command(table),
         permissions=read_permissions(table),
+        cgroup=read_group_limits(table),
         kill_mode=choice(table, "kill_mode", KillMode.TREE, _KILL_MODES),
     )
     table.finish()

@@ -69,6 +69,14 @@ def _check_process(process: ProcessConfig, table: Table) -> None:
             'choose a warn below the limit, for example three quarters of it: limit = "512MiB", warn = "384MiB"',
         )
 
+    ceiling = process.cgroup.memory_max_bytes if process.cgroup else None
+    if memory and memory.limit_bytes and ceiling and memory.limit_bytes >= ceiling:
+        table.note(
+            "memory_max",
+            "memory.limit is not below memory_max, so the kernel would kill before the graceful restart",
+            'choose a memory_max above the limit, for example "768MiB" for memory = { limit = "512MiB" }',
+        )
+
 
 def _note_in(table: Table, section: str, key: str, message: str, fix: str) -> None:
     table.scope.note((*table.path, section, key), message, fix)

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rollbridge.config.model import KillMode
@@ -203,6 +204,9 @@ class Ending:
             is_alone = self.plan.kill_mode is KillMode.PROCESS
             if not self.leader.exit.done() and self.leader.is_own and not is_alone:
                 self._kill_group()
+            path = self._group()
+            if path is not None and self.reaper.groups.members(path) <= {row.pid for row in members}:
+                self.reaper.groups.kill(path)  # all of them at once: none has the time to fork
             for row in members:
                 killed[row.pid] = row.start_ticks
                 self.reaper.signal_member(self._identity(row), signal.SIGKILL)
@@ -225,8 +229,18 @@ class Ending:
             for row in self.reaper.members(self.instance, table, known=self._known, hook_session=self._hook_session)
             if is_reached(mode, leader, row.pid, row.group)
         ]
+        path = self._group()
+        if path is not None:
+            known = {row.pid for row in members}
+            members += [row for row in self.reaper.group_members(path, table) if row.pid not in known]
         self._known = {row.pid: row.start_ticks for row in members}
         return members
+
+    def _group(self) -> Path | None:
+        """The control group of the tree, when the stop reaches the whole tree."""
+        if self.plan.kill_mode is not KillMode.TREE or not self.plan.has_group:
+            return None
+        return self.reaper.groups.find(self.instance.token, self.instance.leader.pid)
 
     def _who_must_be_asked(self, members: list[ProcessRow]) -> list[ProcessRow]:
         assert self._asked_ticks is not None

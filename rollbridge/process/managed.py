@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from rollbridge.process.accounts import enter_as
 from rollbridge.process.clock import Clock, format_at
@@ -245,6 +246,7 @@ class ManagedProcess(Standing):
         entry = enter_as(spec.process)
         token = secrets.token_hex(16)
         stdout, stderr = self._open_output(spec, entry.uid)
+        entry = replace(entry, cgroup=self._open_group(spec, token))
         # Written down before it is used: a daemon that is killed in this moment has started something that the next
         # one finds by its mark alone.
         self._token = token
@@ -259,6 +261,10 @@ class ManagedProcess(Standing):
                 is_path_secret=environment.get("PATH") != spec.launch.env.get("PATH"),
                 entry=entry,
             )
+        except StartFailed:
+            if entry.cgroup is not None:
+                self._reaper.groups.close(token, os.getpid())
+            raise
         finally:
             self._token = None
             os.close(stdout)
@@ -285,6 +291,17 @@ class ManagedProcess(Standing):
             self._note_begun(self._run)
         self._begin_watch(self._run)
         return self._run
+
+    def _open_group(self, spec: ProcessSpec, token: str) -> str | None:
+        """Make its control group; without one it runs all the same, and that is said once."""
+        if spec.process.cgroup is None:
+            return None
+        groups = self._reaper.groups
+        application = spec.launch.env.get("ROLLBRIDGE_APPLICATION", "")
+        path, problem = groups.open(application, token, spec.process.cgroup)
+        if problem is not None and groups.is_news(problem):
+            self._report("control group not complete", {"reason": problem})
+        return None if path is None else str(path)
 
     def _note_begun(self, run: Run) -> None:
         """The program runs: it is what was asked for, no longer what was about to become it."""
@@ -475,6 +492,8 @@ class ManagedProcess(Standing):
             await ending.run()
             await self._output.drain()  # survivors may have written after the leader's end
             run.is_over = True
+            if run.spec.process.cgroup is not None:
+                self._reaper.groups.close(run.instance.token, run.instance.leader.pid)
         finally:
             self._endings.remove(ending)
 

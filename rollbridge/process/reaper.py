@@ -13,9 +13,11 @@ import signal
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from rollbridge.process.accounts import Entry
 from rollbridge.process.clock import Clock
+from rollbridge.process.control_groups import ControlGroups
 from rollbridge.process.entering import LONGEST_REPORT_BYTES, explain_report, spawn_through
 from rollbridge.process.exits import ExitStatus as ExitStatus
 from rollbridge.process.identity import (
@@ -31,7 +33,7 @@ from rollbridge.process.linux import become_subreaper
 from rollbridge.process.spawning import StartFailed as StartFailed
 from rollbridge.process.spawning import normalise_signals, spawn
 from rollbridge.process.table import ProcessRow, ProcessTable, scan_processes
-from rollbridge.process.tree import Instance, find_members
+from rollbridge.process.tree import DETACHED, INSTANCE_VARIABLE, Instance, find_members
 
 REAP_BATCH = 256  # zombies per turn of the loop; a fork storm must not keep the loop from its other work
 UNCLAIMED_KEPT = 256  # exits of children nobody watches (yet), for an adoption that comes a moment later
@@ -67,6 +69,7 @@ class Reaper:
         self._exits: dict[int, asyncio.Future[ExitStatus]] = {}
         self._unclaimed: OrderedDict[tuple[int, int], ExitStatus] = OrderedDict()
         self._protected: set[int] = set()
+        self.groups = ControlGroups()
         self._table: ProcessTable | None = None
         self._table_time = 0.0
         self.reaped_orphans = 0  # zombies that were nobody's: descendants of managed processes
@@ -290,6 +293,12 @@ class Reaper:
             known=known,
             hook_session=hook_session,
         )
+
+    def group_members(self, path: Path, table: ProcessTable) -> list[ProcessRow]:
+        """Living processes of a control group in ``table``, but for us, what we protect, and what was detached."""
+        outsiders = {os.getpid(), *self._protected}
+        rows = [table.rows[pid] for pid in self.groups.members(path) - outsiders if pid in table.rows]
+        return [row for row in rows if table.mark(row.pid, INSTANCE_VARIABLE) != DETACHED]
 
     def signal_member(self, identity: ProcessIdentity, signum: int) -> bool:
         """Signal one member of a tree through its pidfd; False when it is gone, protected, or not ours to signal."""

@@ -82,6 +82,7 @@ class StopPlan:
     stop_signal: int
     graceful_seconds: float | None
     kill_mode: KillMode = KillMode.TREE
+    has_group: bool = False  # a control group of its own
 
 
 def plan_stop(process: ProcessConfig, lifecycle: LifecycleConfig) -> StopPlan:
@@ -94,6 +95,7 @@ def plan_stop(process: ProcessConfig, lifecycle: LifecycleConfig) -> StopPlan:
         stop_signal=process.stop_signal,
         graceful_seconds=process.graceful_stop_seconds,
         kill_mode=process.kill_mode,
+        has_group=process.cgroup is not None,
     )
 
 

@@ -14,6 +14,7 @@ from rollbridge.config.model import (
     ControlConfig,
     DeployStrategy,
     EnvCommand,
+    GroupLimits,
     HealthConfig,
     KillMode,
     LegacyProcess,
@@ -51,6 +52,7 @@ HEALTH = st.builds(HealthConfig, PRINTABLE.map("/{}".format), POSITIVE_SECONDS, 
 
 ACCOUNT = st.none() | st.sampled_from(["deploy", "1000", "www-data"])
 LIMIT = st.builds(Limit, st.integers(0, 1000), st.none() | st.integers(1000, 2**31 - 1)) | st.just(Limit(None, None))
+CORES = st.none() | st.floats(0.01, 1000)
 PERMISSIONS = st.builds(
     Permissions,
     ACCOUNT,
@@ -86,6 +88,7 @@ def processes(draw: st.DrawFn) -> dict[str, ProcessConfig]:
             st.integers(1, (limit or 2**53) - 1) if limit is None else st.none() | st.integers(1, limit - 1),
             POSITIVE_SECONDS.filter(lambda seconds: seconds >= 0.1),
         )
+        memory_max = st.none() | st.integers(max(2**20, (limit or 0) + 1), 2**53) if limit != 2**53 else st.none()
         can_replicate = policy is Policy.PROXIED or (policy is Policy.COMPANION and port is None)
         found[process_id] = ProcessConfig(
             id=process_id,
@@ -118,6 +121,7 @@ def processes(draw: st.DrawFn) -> dict[str, ProcessConfig]:
             deploy_strategy=DeployStrategy.HANDOFF if is_handoff else DeployStrategy.PERSISTENT,
             env_file=draw(st.lists(TEMPLATE.map(lambda text: f"/{text}?"), max_size=2).map(tuple)),
             permissions=draw(PERMISSIONS),
+            cgroup=draw(st.none() | st.builds(GroupLimits, memory_max, CORES, st.none() | st.integers(1, 10**6))),
             kill_mode=draw(st.sampled_from(KillMode)),
             env_command=draw(
                 st.none() | st.builds(EnvCommand, TEMPLATE | st.just(("run", "{{port}}")), POSITIVE_SECONDS)
