@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
+import textwrap
 import time
 
 from rollbridge.cli.errors import DONE
@@ -12,10 +15,13 @@ from rollbridge.cli.parser import CommandParser, Subparsers, add_command
 from rollbridge.cli.session import Request, ask, watch
 from rollbridge.control.client import AskAgain
 
+WIDTH = 80
+
 STATUS = """\
 Shows the daemon, the proxy, every release with its connections, every process,
-and why the last deploy failed, if it did. --json prints the whole document, with
-children, ports and last output lines."""
+what is waited for and until when, and why the last deploy failed, if it did. A
+terminal gets colours, unless NO_COLOR is set. --json prints the whole document,
+with children, ports and last output lines; with --watch one object a line."""
 
 EVENTS = """\
 Prints what happened, oldest first: deploys, starts, exits, restarts, who asked
@@ -29,7 +35,14 @@ has its time and its process, and ! instead of | when it came on stderr. With
 
 
 def add_parser(subparsers: Subparsers[CommandParser]) -> None:
-    add_command(subparsers, "status", run=run_status, description=STATUS, examples=["rollbridge status"])
+    status = add_command(
+        subparsers,
+        "status",
+        run=run_status,
+        description=STATUS,
+        examples=["rollbridge status", "rollbridge status --watch"],
+    )
+    status.add_argument("--watch", action="store_true", help="draw it again every second, until Ctrl-C")
 
     events = add_command(
         subparsers,
@@ -61,16 +74,56 @@ def count(text: str) -> int:
 
 
 def run_status(args: argparse.Namespace) -> int:
-    answer = ask(args, {"command": "status"})
-    status = answer.get("result")
-    document = status if isinstance(status, dict) else {}
+    if args.watch and not args.json:
+        from rollbridge.cli.screen import watch_page
+
+        watch_page(lambda columns: _page_or_reason(args, columns), _coloured)
+        return DONE
+    try:
+        _print_status(args)
+        while args.watch:
+            from rollbridge.cli.screen import INTERVAL_SECONDS
+
+            time.sleep(INTERVAL_SECONDS)
+            _print_status(args)
+    except KeyboardInterrupt:
+        if not args.watch:
+            raise
+    return DONE
+
+
+def _print_status(args: argparse.Namespace) -> None:
+    document = _status_of(args)
     if args.json:
         print_line(json.dumps(document))
     else:
         from rollbridge.cli.render import render_status  # here and below: not for --json, nor without a daemon
+        from rollbridge.cli.screen import size_of
 
-        print_line(render_status(document, time.time()))
-    return DONE
+        width = size_of(sys.stdout)[0] if sys.stdout.isatty() else WIDTH
+        print_line(_coloured(render_status(document, time.time(), width)))
+
+
+def _status_of(args: argparse.Namespace) -> Request:
+    status = ask(args, {"command": "status"}).get("result")
+    return status if isinstance(status, dict) else {}
+
+
+def _page_or_reason(args: argparse.Namespace, columns: int) -> str:
+    """Return the page; without a daemon the reason, since to see it come back is what one watches for."""
+    from rollbridge.cli.render import render_status
+    from rollbridge.control.client import NoDaemon
+
+    try:
+        return render_status(_status_of(args), time.time(), columns - 1)
+    except NoDaemon as error:
+        return "\n".join(textwrap.wrap(error.message, columns - 1))
+
+
+def _coloured(page: str) -> str:
+    from rollbridge.cli.colours import is_coloured, paint
+
+    return paint(page) if is_coloured(sys.stdout.isatty(), os.environ) else page
 
 
 def run_events(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from rollbridge.cli.failures import visible
+from rollbridge.cli.pending import pending
 
 Document = Mapping[str, Any]
 
@@ -23,6 +24,7 @@ def render_status(status: Document, now: float, width: int = WIDTH) -> str:
         _heading(status, now),
         _releases(status, now, width),
         _processes(status, width),
+        _pending(status, now, width),
         _orphans(status, width),
         _last_failure(status, now, width),
     ]
@@ -130,6 +132,10 @@ def _ending(process: Document) -> str:
     if process.get("exit_code") is not None:
         return f"last exit code {process['exit_code']}"
     return ""
+
+
+def _pending(status: Document, now: float, width: int) -> str:
+    return "\n".join(line for text in pending(status, now) for line in _wrapped(text, width, "  "))
 
 
 def _orphans(status: Document, width: int) -> str:

@@ -13,6 +13,7 @@ from rollbridge.process.managed import ManagedProcess
 from rollbridge.process.tree import ProcessTable
 from rollbridge.release.fleet import Fleet
 from rollbridge.release.release import Release
+from rollbridge.release.states import ReleaseState
 
 Document = dict[str, object]
 
@@ -21,8 +22,9 @@ def _at(epoch_seconds: float | None) -> str | None:
     return None if epoch_seconds is None else format_utc(epoch_seconds)
 
 
-def release_status(release: Release, pool: WorkerPool, table: ProcessTable) -> Document:
-    """Return one release as ``status --json`` shows it."""
+def release_status(release: Release, pool: WorkerPool, table: ProcessTable, drain_seconds: float) -> Document:
+    """Return one release as ``status --json`` shows it; ``drain_seconds`` is how long its connections may take."""
+    began = release.drain_started_at if release.state is ReleaseState.DRAINING else None
     connections = pool.connections(release.key)
     return {
         "release_id": release.release_id,
@@ -33,6 +35,7 @@ def release_status(release: Release, pool: WorkerPool, table: ProcessTable) -> D
         "connections": {"http": connections.http, "websocket": connections.websocket},
         "activated_at": _at(release.activated_at),
         "drain_started_at": _at(release.drain_started_at),
+        "drain_ends_at": None if began is None else _at(began + drain_seconds),
         "stopped_at": _at(release.stopped_at),
         "processes": [process.snapshot(table) for process in release.processes],
     }
@@ -70,10 +73,11 @@ def fleet_status(fleet: Fleet, pool: WorkerPool, table: ProcessTable) -> Documen
     """Return what runs as ``status --json`` shows it."""
     active = fleet.active
     failure = fleet.last_failure
+    drain_seconds = fleet.config.proxy.drain_timeout_seconds
     return {
         "active_release_id": active.release_id if active else None,
         "operation": str(fleet.operation) if fleet.operation else None,
-        "releases": [release_status(release, pool, table) for release in fleet.releases],
+        "releases": [release_status(release, pool, table, drain_seconds) for release in fleet.releases],
         "services": [service.snapshot(table) for service in fleet.services.values()],
         "singletons": [singleton.snapshot(table) for singleton in fleet.singletons.values()],
         "last_failure": None if failure is None else {**failure, "at": _at(_seconds(failure["at"]))},

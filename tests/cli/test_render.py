@@ -78,7 +78,9 @@ r40      stopped      3          1   1d0h
 PROCESS     POLICY   STATE      PID    UP  RESTARTS  MEMORY
 r41.web.0   proxied  stopping  3140  2h4m         0     48M
 r42.web.0   proxied  running   3140  2h4m         2     48M
-broker.0.0  service  running   3140  2h4m         0     48M"""
+broker.0.0  service  running   3140  2h4m         0     48M
+
+r41 ends: waits for the end of r41.web.0"""
 
 
 def test_the_page_of_a_running_application() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -41,6 +42,7 @@ RELEASE_FIELDS = {
     "connections",
     "activated_at",
     "drain_started_at",
+    "drain_ends_at",
     "stopped_at",
     "processes",
 }
@@ -107,6 +109,25 @@ def test_status_for_people_names_what_matters(application: Application) -> None:
     text = application.run("status").stdout
     for word in (application.name, "v1", "active", "web", "jobs", "cron", "broker", str(application.port)):
         assert word in text
+
+
+def test_status_tells_what_a_retired_release_waits_for_and_until_when(application: Application) -> None:
+    application.config["proxy"]["drain_timeout"] = "300s"
+    for name in ("v1", "v2"):
+        application.release(name)
+    application.start("v1")
+    assert application.release_status("v1")["drain_ends_at"] is None
+    with application.websocket() as old:
+        assert old.echo("one").startswith("v1:")
+        application.deploy("v2")
+        retired = application.release_status("v1")
+        began, end = (datetime.fromisoformat(retired[key]) for key in ("drain_started_at", "drain_ends_at"))
+        assert (end - began).total_seconds() == 300
+        text = application.run("status").stdout
+        assert f"v1 ends: waits for 1 connection, until {end.astimezone():%H:%M:%S} (" in text
+    wait_until(lambda: application.state_of("v1") == "stopped", "v1 stops when its last WebSocket has closed")
+    assert application.release_status("v1")["drain_ends_at"] is None
+    assert "v1 ends" not in application.run("status").stdout
 
 
 def test_connections_are_counted_and_return_to_zero(application: Application) -> None:
