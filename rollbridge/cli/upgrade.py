@@ -94,7 +94,7 @@ def take_over(args: argparse.Namespace, settings: ClientSettings) -> None:
             check_application(client.request({"command": "ping"}), settings)
             try:
                 import_everything()
-                examine(absolute_path(args.config))
+                fitness = examine(absolute_path(args.config))
             except CheckFailed as error:
                 raise CliError(f"this daemon must not take over: {error}.", error.exit_code) from error
             if client.server.uid != os.geteuid():
@@ -103,7 +103,7 @@ def take_over(args: argparse.Namespace, settings: ClientSettings) -> None:
                     f"{os.geteuid()}: it could not manage what runs. Run it as the same user.",
                     REFUSED,
                 )
-            client.request({"command": "give-way"})
+            client.request({"command": "give-way", "settings": dict(fitness.settings)})
             if not client.wait_closed(EXIT_SECONDS):
                 raise CliError(f"the daemon (pid {client.server.pid}) gave way, but has not exited. See its log.")
     except DaemonSilent:

@@ -11,6 +11,20 @@ _OF_THE_LISTENER = ("host", "port", "workers")
 _OF_THE_TOPOLOGY = ("policy", "deploy_strategy", "replicas", "port")
 
 
+def handed_on(config: Config) -> dict[str, str | int]:
+    """Return the settings, dotted, that one daemon cannot give another value than the one that it takes over from.
+
+    Where lock and state are found, and the socket that is open.
+    """
+    return {
+        "application": config.application,
+        "runtime_dir": config.runtime_dir,
+        "state_path": config.state_path,
+        "proxy.host": config.proxy.host,
+        "proxy.port": config.proxy.port,
+    }
+
+
 def restart_only_changes(old: Config, new: Config) -> tuple[str, ...]:
     """Return the settings, dotted, that differ and take effect only with an upgrade or a restart.
 

@@ -50,6 +50,13 @@ class Arguments:
             raise CommandError(f"{name} must be true or false", _ASKED_WRONGLY)
         return value
 
+    def table(self, name: str) -> Mapping[str, object]:
+        """Return an object field, an empty one when it is absent."""
+        value = self._request.get(name, {})
+        if not isinstance(value, dict):
+            raise CommandError(f"{name} must be an object, not {type(value).__name__}", _ASKED_WRONGLY)
+        return value
+
     def count(self, name: str, default: int) -> int:
         """Return a whole number of at least 0."""
         value = self._request.get(name)
@@ -228,7 +235,7 @@ async def _upgrade(supervisor: Supervisor, arguments: Arguments, send: Send, pee
 async def _give_way(supervisor: Supervisor, arguments: Arguments, send: Send, peer: Peer) -> Answer:
     refuse_strangers(peer, "a takeover")
     _record_request(supervisor, "give-way", peer, {})
-    await supervisor.succession.give_way(arguments.flag("wait"))
+    await supervisor.succession.give_way(arguments.table("settings"), arguments.flag("wait"))
 
 
 def _record_request(supervisor: Supervisor, command: str, peer: Peer, data: dict[str, object]) -> None:

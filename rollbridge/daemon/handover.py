@@ -166,8 +166,12 @@ class Continuation:
         return not self.is_over and self.handover.previous is not None
 
     def keep_state(self, path: str) -> None:
-        """Keep the state file as the code before us wrote it, in case it could not read ours; raise OSError."""
-        self._state = (path, Path(path).read_bytes())
+        """Keep the state file as the code before us wrote it, in case it could not read ours; raise OSError.
+
+        When somebody has deleted it in this moment, what lives is looked for, as after a crash.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            self._state = (path, Path(path).read_bytes())
 
     def listener(self) -> socket.socket:
         """Return the proxy's listening socket."""

@@ -87,7 +87,7 @@ def hold(
             f"{config.proxy.port}: set proxy.port back, start the daemon, and shut it down before you change the port",
             _REFUSED,
         )
-    if continuation is None:
+    if continuation is None or not loaded.is_whole:
         recorded = find_again(recorded, config, workers, events.record, loaded.is_whole)
     with listener:
         yield Held(config, events, lock, recorded, workers, listener)

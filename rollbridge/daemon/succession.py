@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from rollbridge.config.reload import handed_on
 from rollbridge.control.protocol import CommandError, Peer, ask_again, encode
 from rollbridge.daemon.handover import (
     VERSION,
@@ -25,7 +26,7 @@ from rollbridge.daemon.handover import (
     unblock_signals,
 )
 from rollbridge.daemon.state_file import FORMAT
-from rollbridge.daemon.upgrade_check import CheckFailed, Fitness, read_fitness
+from rollbridge.daemon.upgrade_check import CheckFailed, Fitness, read_fitness, refuse_other_settings
 from rollbridge.process.reaper import Reaper, StartFailed
 from rollbridge.proxy.messages import PROTOCOL
 from rollbridge.release.errors import BadRequest, OperationFailed, OperationRefused
@@ -147,6 +148,7 @@ class Succession:
                     f"rollbridge {fitness.version} cannot {what} (version {ours}, it knows "
                     f"{', '.join(map(str, theirs)) or 'none'}). {standing}"
                 )
+        refuse_other_settings(handed_on(self._supervisor.fleet.config), fitness.settings)
         return fitness
 
     async def _obey_signals(self) -> None:
@@ -178,12 +180,13 @@ class Succession:
             began=began,
         )
 
-    async def give_way(self, wait: bool) -> NoReturn:
-        """Leave everything running to another daemon, and end at once.
+    async def give_way(self, settings: Mapping[str, object], wait: bool) -> NoReturn:
+        """Leave everything running to another daemon, which has read ``settings`` (``handed_on``), and end at once.
 
         Raises OperationRefused and OperationFailed; then nothing has changed.
         """
         supervisor = self._supervisor
+        refuse_other_settings(handed_on(supervisor.fleet.config), settings)
         async with supervisor.fleet.exclusive("takeover", wait=wait):
             block_signals()
             try:

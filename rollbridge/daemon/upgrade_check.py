@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from rollbridge.release.errors import OperationRefused
+
 FAILED: Final = 1
 REFUSED: Final = 4
 _SKIPPED: Final = frozenset({"rollbridge.__main__"})  # importing it would run it, when it was named by its path
@@ -36,6 +38,7 @@ class Fitness:
     digest: str
     worker_protocols: tuple[int, ...]  # of the workers that it can supervise
     handovers: tuple[int, ...]  # documents that it understands
+    settings: Mapping[str, object]  # what it reads in the config of those that must stay; empty when it does not say
 
 
 def import_everything() -> None:
@@ -63,6 +66,7 @@ def examine(config_path: str) -> Fitness:
     Raises CheckFailed, ConfigError.
     """
     from rollbridge.config.load import load_config
+    from rollbridge.config.reload import handed_on
     from rollbridge.daemon.handover import VERSIONS
     from rollbridge.daemon.recorded import read_recorded
     from rollbridge.daemon.state_file import StateNewer, read_state_file
@@ -97,7 +101,17 @@ def examine(config_path: str) -> Fitness:
             REFUSED,
         )
     runtime = runtime_info()
-    return Fitness(runtime.version, runtime.digest, (PROTOCOL,), VERSIONS)
+    return Fitness(runtime.version, runtime.digest, (PROTOCOL,), VERSIONS, handed_on(config))
+
+
+def refuse_other_settings(ours: Mapping[str, object], theirs: Mapping[str, object]) -> None:
+    """Raise OperationRefused when the next daemon has read ``theirs``: settings that this one cannot hand on so."""
+    changed = [name for name, value in ours.items() if theirs.get(name, value) != value]
+    if changed:
+        raise OperationRefused(
+            f"the configuration changed where no next daemon can follow: {', '.join(changed)}. Change it back, or "
+            f"restart the daemon (rollbridge shutdown, then deploy --ensure-daemon)"
+        )
 
 
 def read_fitness(exit_code: int | None, stdout: str, stderr: str) -> Fitness:
@@ -113,7 +127,9 @@ def read_fitness(exit_code: int | None, stdout: str, stderr: str) -> Fitness:
         said = words[-1].removeprefix("rollbridge: ")[:300] if words else "it says nothing"
         how = "was ended by a signal" if exit_code is None else f"exited with code {exit_code}"
         raise CheckFailed(f"its check {how}: {said}")
-    return Fitness(version, digest, _numbers(shape.get("worker_protocols")), _numbers(shape.get("handovers")))
+    protocols, handovers = _numbers(shape.get("worker_protocols")), _numbers(shape.get("handovers"))
+    settings = shape.get("settings")
+    return Fitness(version, digest, protocols, handovers, settings if isinstance(settings, dict) else {})
 
 
 def _last_object(text: str) -> Mapping[str, object]:

@@ -360,6 +360,41 @@ def test_a_config_that_does_not_define_what_runs_is_refused(with_everything: App
     application.shutdown()
 
 
+@pytest.mark.parametrize("key", ["proxy.port", "proxy.host", "state_path", "runtime_dir"])
+@pytest.mark.parametrize("how", ["upgrade", "takeover"])
+def test_settings_that_cannot_be_handed_over_are_refused(
+    application: Application, newer: Path, key: str, how: str
+) -> None:
+    application.release("v1")
+    daemon = application.start("v1")
+    before = application.config_path.read_text()
+    section, _, name = key.rpartition(".")
+    place = application.config[section] if section else application.config
+    others = {"port": application.port - 60, "host": "0.0.0.0"}
+    place[name] = others.get(name, str(application.root / "elsewhere"))
+    application.write_config()
+    command = ["daemon", "--takeover"] if how == "takeover" else ["upgrade"]
+    told = application.run(*command, command=python_command(newer), expect=4).stderr
+    assert "no next daemon can follow" in told and key in told
+    application.config_path.write_text(before)
+    assert (application.daemon_pid(), application.status()["version"]) == (daemon, "0.1.0")
+    assert application.serving()[0] == "v1"
+
+
+def test_new_code_finds_what_runs_when_the_state_file_goes_at_that_moment(
+    with_everything: Application, newer: Path
+) -> None:
+    application = with_everything
+    application.start("v1")
+    before = pids(application)
+    path = str(application.status()["state_path"])
+    changing = with_statement(newer, application.root / "new.pyz", IN_THE_WINDOW, f"os.unlink({path!r})")
+    upgrade(application, changing)
+    assert pids(application) == before
+    assert application.status()["active_release_id"] == "v1"
+    application.shutdown()
+
+
 @pytest.mark.parametrize(
     ("before", "statement", "reason"),
     [
