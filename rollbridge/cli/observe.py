@@ -8,12 +8,19 @@ import os
 import sys
 import textwrap
 import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rollbridge.cli.errors import DONE
 from rollbridge.cli.output import print_line, print_note
 from rollbridge.cli.parser import CommandParser, Subparsers, add_command
-from rollbridge.cli.session import Request, ask, watch
+from rollbridge.cli.session import Request, ask, settings_of, watch
 from rollbridge.control.client import AskAgain
+
+if TYPE_CHECKING:
+    import re
+
+    from rollbridge.cli.log_choice import Choice
 
 WIDTH = 80
 
@@ -31,7 +38,9 @@ object a line."""
 LOGS = """\
 Prints the last output of the processes, in the order in which it came; each line
 has its time and its process, and ! instead of | when it came on stderr. With
---json and --follow, one object a line."""
+--json and --follow, one object a line.
+
+When no daemon answers, prints what lies in the output files, without times."""
 
 
 def add_parser(subparsers: Subparsers[CommandParser]) -> None:
@@ -59,10 +68,12 @@ def add_parser(subparsers: Subparsers[CommandParser]) -> None:
         "logs",
         run=run_logs,
         description=LOGS,
-        examples=["rollbridge logs --process web --lines 50", "rollbridge logs -f"],
+        examples=["rollbridge logs --process web --lines 50", "rollbridge logs -f --since 10m --grep ERROR"],
     )
     logs.add_argument("--process", metavar="ID", help="only this process: its id in the config, or one in status")
     logs.add_argument("--lines", metavar="N", type=count, default=100, help="how many (default: 100)")
+    logs.add_argument("--since", metavar="TIME", type=moment, help='not older: "5m" ago, or "2026-11-21T01:02" (UTC)')
+    logs.add_argument("--grep", metavar="PATTERN", type=pattern, help="only lines in which this regular expression is")
     logs.add_argument("-f", "--follow", action="store_true", help="go on with what is printed from now on")
 
 
@@ -71,6 +82,31 @@ def count(text: str) -> int:
     if not text.isdecimal() or not text.isascii() or len(text) > 9:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number of 0 or more")
     return int(text)
+
+
+def pattern(text: str) -> re.Pattern[str]:
+    """Return a regular expression, for argparse."""
+    import re
+
+    try:
+        return re.compile(text)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no regular expression: {error}") from error
+
+
+def moment(text: str) -> float:
+    """Return seconds since the epoch: so long ago, or at that time, for argparse."""
+    from rollbridge.cli.log_choice import seconds_of
+    from rollbridge.config.issues import BadValue
+    from rollbridge.config.units import parse_duration
+
+    at = seconds_of(text) if "-" in text else None
+    if at is not None:
+        return at
+    try:
+        return time.time() - parse_duration(text)
+    except BadValue as bad:
+        raise argparse.ArgumentTypeError(f"{bad.message}; {bad.fix}, or a time such as 2026-11-21T01:02") from bad
 
 
 def run_status(args: argparse.Namespace) -> int:
@@ -132,19 +168,45 @@ def run_events(args: argparse.Namespace) -> int:
 
 
 def run_logs(args: argparse.Namespace) -> int:
-    request: Request = {"command": "logs", "lines": args.lines}
+    from rollbridge.cli.log_choice import ALL_LINES, Choice
+    from rollbridge.control.client import NoDaemon
+
+    choice = Choice(args.since, args.grep, args.lines)
+    # What does not come from now on is chosen from all there is, then counted.
+    lines = ALL_LINES if choice.is_choosing and not args.follow else args.lines
+    request: Request = {"command": "logs", "lines": lines}
     if args.process is not None:
         request["process"] = args.process
-    return _print_all(args, request, "logs", "log")
+    try:
+        return _print_all(args, request, "logs", "log", choice)
+    except NoDaemon as error:
+        entries = None if args.follow else _logs_of_files(args)
+        if entries is None:
+            raise
+        print_note(f"rollbridge: {error.message}")
+        print_note("rollbridge: these are the ends of the output files, a process after the other, without times.")
+        _print_items(args, "logs", "log", choice.of(entries))
+        return DONE
 
 
-def _print_all(args: argparse.Namespace, request: Request, many: str, one: str) -> int:
+def _logs_of_files(args: argparse.Namespace) -> Sequence[Mapping[str, object]] | None:
+    """Return what the output files hold; None when there are none, or when they are not ours to read."""
+    from rollbridge.cli.log_choice import lines_of_files
+
+    directory = os.path.join(settings_of(args).runtime_dir, "output")  # noqa: PTH118
+    try:
+        return lines_of_files(directory, args.process, args.since) or None
+    except OSError:
+        return None
+
+
+def _print_all(args: argparse.Namespace, request: Request, many: str, one: str, choice: Choice | None = None) -> int:
     """Print what there is under ``many`` of the answer; with ``--follow`` what comes under ``one``, until the end."""
     if args.follow:
 
         def show(report: Request) -> None:
             item = report.get(one)
-            if isinstance(item, dict):
+            if isinstance(item, dict) and (choice is None or choice.has(item)):
                 print_line(json.dumps(item) if args.json else _rendered(one, item))
 
         request = {**request, "follow": True}
@@ -159,16 +221,25 @@ def _print_all(args: argparse.Namespace, request: Request, many: str, one: str) 
             return DONE  # the usual way to end this
         print_note("rollbridge: the daemon has shut down.")
         return DONE
-    answer = ask(args, request)
-    items = answer.get(many)
-    if args.json:
-        print_line(json.dumps({many: items}))
-    elif isinstance(items, list) and items:
-        print_line("\n".join(_rendered(one, item) for item in items if isinstance(item, dict)))
+    items = ask(args, request).get(many)
+    found = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+    _print_items(args, many, one, choice.of(found) if choice else found)
     return DONE
 
 
-def _rendered(kind: str, item: Request) -> str:
+def _print_items(args: argparse.Namespace, many: str, one: str, items: Sequence[Mapping[str, object]]) -> None:
+    if args.json:
+        print_line(json.dumps({many: items}))
+    elif items:
+        print_line("\n".join(_rendered(one, item) for item in items))
+
+
+def _rendered(kind: str, item: Mapping[str, object]) -> str:
+    from rollbridge.cli.colours import is_coloured
+    from rollbridge.cli.log_choice import colour_of
     from rollbridge.cli.render import render_event, render_log
 
-    return render_event(item) if kind == "event" else render_log(item)
+    if kind == "event":
+        return render_event(item)
+    is_bright = is_coloured(sys.stdout.isatty(), os.environ)
+    return render_log(item, colour_of(str(item.get("process"))) if is_bright else "")

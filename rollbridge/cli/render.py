@@ -173,10 +173,15 @@ def _figure(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def render_log(entry: Document) -> str:
-    """Return one line of output with its process in front; ``!`` marks stderr. The line itself is as it was printed."""
+def render_log(entry: Document, colour: str = "") -> str:
+    """Return one line of output with its process in front; ``!`` marks stderr. The line itself is as it was printed.
+
+    ``colour`` is the number of the process's colour (SGR), empty for none. A line from a file has no time.
+    """
     mark = "!" if entry.get("stream") == "stderr" else "|"
-    return f"{entry.get('at')} {entry.get('process')} {mark} {entry.get('line')}"
+    name = f"\x1b[{colour}m{entry.get('process')}\x1b[0m" if colour else str(entry.get("process"))
+    at = f"{entry['at']} " if entry.get("at") else ""
+    return f"{at}{name} {mark} {entry.get('line')}"
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], alignment: str, width: int) -> str:
