@@ -33,6 +33,8 @@ from rollbridge.config.model import LaunchContext, ProcessConfig
 from rollbridge.config.reach import ClientSettings
 from rollbridge.control.client import ControlClient, ControlError
 from rollbridge.daemon.notify import stop_seconds
+from rollbridge.process.accounts import permission_problems
+from rollbridge.process.control_groups import ControlGroups, missing_for
 from rollbridge.release.port_probe import describe_holder, is_reached_at, listeners_on
 from rollbridge.takeover.presence import Presence, advice, judge, observe
 from rollbridge.takeover.survey import KnownState, is_in_memory, read_state, survey
@@ -60,6 +62,7 @@ def examine(config: Config, release_paths: Sequence[str], unit_paths: Sequence[s
     if all(one.level == OK for one in orphans):
         yield from _ports(config, presence, pid)
     yield from _users(config)
+    yield from _groups(config, pid)
     for path in release_paths:
         yield from _release(config, path)
     if not release_paths:
@@ -210,10 +213,23 @@ def _users(config: Config) -> Iterator[Finding]:
             yield Finding(
                 "users", PROBLEM, f"control.{key}: there is no {kind} {name}", f"add it, or change control.{key}"
             )
+    for problem in permission_problems(config):
+        yield Finding("users", PROBLEM, f"{problem.where}: {problem.message}", problem.fix)
     mode = os.stat(config.source_path).st_mode  # noqa: PTH116
     if mode & stat.S_IWOTH:
         yield Finding("users", PROBLEM, f"{config.source_path} may be written by everybody",
                       f"chmod o-w {config.source_path}")  # fmt: skip
+
+
+def _groups(config: Config, pid: int | None) -> Iterator[Finding]:
+    """What the control groups of processes lack: below the daemon's group, or below ours while there is no daemon."""
+    wanted = {process.id: process.cgroup for process in config.processes.values() if process.cgroup is not None}
+    missing = missing_for(wanted, ControlGroups("/proc/self" if pid is None else f"/proc/{pid}"))
+    for problem in missing:
+        what, _, fix = problem.partition("; ")
+        yield Finding("control groups", WARNING, f"{what}: the processes run without", fix)
+    if wanted and not missing:
+        yield Finding("control groups", OK, f"can be made, with all limits, for {', '.join(wanted)}")
 
 
 def _release(config: Config, path: str) -> Iterator[Finding]:

@@ -178,13 +178,18 @@ def missing_for(limits: Mapping[str, GroupLimits], groups: ControlGroups) -> lis
     base = groups.base()
     if isinstance(base, str):
         return [f"{base}; {_FIX}"]
-    available = _words(base / "cgroup.controllers")
-    return [
-        f"processes.{process_id}: {_unavailable(name, base)}"
-        for process_id, wanted in limits.items()
-        for name in needed_controllers(wanted)
-        if name not in available
-    ]
+    available, enabled = _words(base / "cgroup.controllers"), _words(base / "cgroup.subtree_control")
+    # The root group alone, which has no type, may have processes and hand controllers on.
+    is_inner = (base / "cgroup.type").exists() and bool(_words(base / "cgroup.procs"))
+    missing = []
+    for process_id, wanted in limits.items():
+        for name in needed_controllers(wanted):
+            if name not in available:
+                missing.append(f"processes.{process_id}: {_unavailable(name, base)}")
+            elif name not in enabled and is_inner:
+                what = f"the controller {name} cannot be handed on by {base}, which has processes itself"
+                missing.append(f"processes.{process_id}: {what}; {_FIX}")
+    return missing
 
 
 def _set_limits(base: Path, path: Path, limits: GroupLimits) -> str | None:

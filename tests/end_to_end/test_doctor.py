@@ -105,3 +105,14 @@ def test_a_broken_config_is_listed_and_nothing_else_is_looked_at(application: Ap
     assert "no group no-such-group" in findings(application, expect=1)["users"][0]["message"]
     application.config_path.write_text("[proxy]\nport = 80800\n")
     assert set(findings(application, expect=1)) == {"config"}
+
+
+def test_an_account_that_is_missing_and_a_limit_nothing_keeps_are_told(application: Application) -> None:
+    application.processes["web"].update({"user": "no-such-user", "cgroup": True, "pids_max": 100})
+    (finding,) = findings(application, expect=1)["users"]
+    assert finding["message"] == "processes.web.user: there is no user no-such-user on this machine"
+    assert finding["fix"] == "run useradd --system no-such-user, or name another"
+    told = application.run("doctor", "--json", expect=1).json["findings"]
+    (group,) = [one for one in told if one["check"] == "control groups"]
+    assert (group["level"], bool(group["fix"])) in (("ok", False), ("warning", True))
+    assert "web" in group["message"] or "Delegate=yes" in group["fix"]

@@ -122,6 +122,19 @@ def test_doctor_is_told_each_controller_that_is_missing(tmp_path: Path) -> None:
     ]
 
 
+def test_doctor_is_told_when_the_daemon_itself_is_in_the_way(tmp_path: Path) -> None:
+    groups = fake_base(tmp_path, "cpu pids")
+    base = tmp_path / "cg"
+    (base / "cgroup.subtree_control").write_text("pids")
+    (base / "cgroup.procs").write_text("100\n")
+    limits = {"web": GroupLimits(cpu_max_cores=1.0, pids_max=7)}
+    assert missing_for(limits, groups) == []  # the root group may
+    (base / "cgroup.type").write_text("domain")
+    [problem] = missing_for(limits, groups)
+    assert problem.startswith(f"processes.web: the controller cpu cannot be handed on by {base}")
+    assert "DelegateSubgroup" in problem
+
+
 def test_limits_that_cannot_be_set_leave_a_group_all_the_same(tmp_path: Path) -> None:
     groups = fake_base(tmp_path, "cpu")
     path, problem = groups.open("shop", "a" * 32, GroupLimits(cpu_max_cores=2.0, pids_max=7))
