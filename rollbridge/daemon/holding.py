@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from rollbridge.config.model import Config
+from rollbridge.control.listening import ControlSocketError, SocketInUse, refuse_what_is_not_ours_to_replace
 from rollbridge.daemon.attach import AttachedWorker, attach_workers, has_worker, unrecorded_workers
 from rollbridge.daemon.errors import DaemonFailed
 from rollbridge.daemon.events import EventLog
@@ -55,12 +56,16 @@ def hold(
         Path(config.state_path).parent.mkdir(parents=True, exist_ok=True)
         if continuation is None:
             lock = DaemonLock(config.runtime_dir)
+            # Somebody may have deleted the lock of a daemon that lives: it answers, and its workers stay its own.
+            refuse_what_is_not_ours_to_replace(config.control.path)
         else:
             lock = DaemonLock.inherited(config.runtime_dir, continuation.handover.lock)
     except LockHeld as error:
         raise DaemonFailed(f"{error}: use it, or end it with rollbridge shutdown", _REFUSED) from error
     except RuntimeDirError as error:
         raise DaemonFailed(str(error)) from error
+    except ControlSocketError as error:
+        raise DaemonFailed(str(error), _REFUSED if isinstance(error, SocketInUse) else 1) from error
     except OSError as error:
         raise DaemonFailed(f"preparing {error.filename}: {error.strerror}") from error
     try:

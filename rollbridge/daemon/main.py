@@ -14,6 +14,7 @@ from typing import Final
 
 from rollbridge.config.issues import ConfigError
 from rollbridge.config.load import load_config
+from rollbridge.control.listening import ControlSocketError
 from rollbridge.control.server import ControlServer, SocketInUse
 from rollbridge.daemon.adoption import Adopted, repair, take_over
 from rollbridge.daemon.bootstrap import bootstrap, bootstrap_request
@@ -149,10 +150,11 @@ class _Service:
         except TimeoutError as error:
             log = Path(config.runtime_dir, "workers.log")
             raise DaemonFailed(f"the proxy workers did not start; what they say is in {log}") from error
-        except SocketInUse as error:
-            raise DaemonFailed(str(error), _REFUSED) from error
+        except ControlSocketError as error:
+            raise DaemonFailed(str(error), _REFUSED if isinstance(error, SocketInUse) else 1) from error
         except OSError as error:
-            raise DaemonFailed(f"control socket {config.control.path}: {error.strerror or error}") from error
+            what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+            raise DaemonFailed(f"the daemon cannot start: {what}. Mend that, and start it again") from error
 
     async def _take_over(self) -> None:
         held, supervisor, pool = self.held, self.supervisor, self.pool

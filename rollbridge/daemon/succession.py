@@ -25,6 +25,7 @@ from rollbridge.daemon.handover import (
     go_on_as,
     unblock_signals,
 )
+from rollbridge.daemon.runtime_dir import RuntimeDirError, prepare_runtime_dir
 from rollbridge.daemon.state_file import FORMAT
 from rollbridge.daemon.upgrade_check import CheckFailed, Fitness, read_fitness, refuse_other_settings
 from rollbridge.process.reaper import Reaper, StartFailed
@@ -115,8 +116,9 @@ class Succession:
             return command_for(request.python, request.target)
         runtime_dir = self._supervisor.fleet.config.runtime_dir
         try:
+            prepare_runtime_dir(runtime_dir)  # somebody may have emptied it
             copy, digest = copy_file(request.target, runtime_dir)
-        except UnsafeDirectory as error:
+        except (RuntimeDirError, UnsafeDirectory) as error:
             raise OperationFailed(str(error)) from error
         except OSError as error:
             raise OperationFailed(

@@ -132,7 +132,8 @@ def test_a_socket_that_somebody_deletes_comes_back(application: Application) -> 
 def test_something_else_at_the_path_is_not_deleted(application: Application) -> None:
     application.control_path.write_text("precious")
     result = application.run("daemon", expect=None)
-    assert result.code != 0
+    assert result.code == 1
+    assert result.stderr.count(f"control socket {application.control_path}:") == result.stderr.count("left alone") > 0
     assert application.control_path.read_text() == "precious"
     application.control_path.unlink()
 

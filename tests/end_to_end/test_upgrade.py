@@ -454,6 +454,25 @@ def test_new_code_whose_workers_do_not_start_hands_back(application: Application
     application.shutdown()
 
 
+def test_an_emptied_runtime_directory_does_not_keep_from_an_upgrade_nor_let_in_a_second_daemon(
+    application: Application, newer: Path, tmp_path: Path
+) -> None:
+    application.config["state_path"] = str(application.root / "state.json")
+    application.release("v1")
+    daemon = application.start("v1")
+    (worker,) = application.proxy_workers()
+    (application.runtime_dir / "daemon.lock").unlink()
+    assert "is in use" in application.run("daemon", expect=4).stderr
+    assert [line.pid for line in application.proxy_workers()] == [worker.pid]
+    application.runtime_dir.rename(tmp_path / "gone")
+    assert "is in use" in application.run("daemon", expect=4).stderr
+    assert [line.pid for line in application.proxy_workers()] == [worker.pid]
+    shutil.rmtree(application.runtime_dir)
+    upgrade(application, newer)
+    assert (application.daemon_pid(), application.status()["version"]) == (daemon, "9.9.9")
+    assert application.serving()[0] == "v1"
+
+
 # Who may, and when
 
 
