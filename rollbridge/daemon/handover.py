@@ -35,6 +35,7 @@ _SIGNALS: Final = (
     signal.SIGUSR1,
     signal.SIGUSR2,
     signal.SIGALRM,
+    signal.SIGCHLD,  # a child that ends now is the next code's to wait for, or nobody would note its exit code
 )
 _TELL_SECONDS: Final = 1.0
 
@@ -216,7 +217,7 @@ class Continuation:
         block_signals()
         if self._state is not None and self.handover.state_format != FORMAT:
             write_state(*self._state)
-        go_on_as(previous.command, replace(self._reserve, failure=reason or "it gave no reason"))
+        go_on_as(previous.command, replace(self._reserve, failure=" ".join(reason.split()) or "it gave no reason"))
 
     def _send(self, message: Mapping[str, object]) -> None:
         client = self.handover.client

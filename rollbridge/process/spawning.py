@@ -32,6 +32,11 @@ def normalise_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
+def _let_signals_in() -> None:
+    """In the new process: what an upgrade holds back in the daemon for a moment would be held back in it for ever."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
 def _do_nothing(signum: int, frame: object) -> None:
     """Stand in for SIG_IGN; see normalise_signals."""
 
@@ -66,6 +71,8 @@ def spawn(
             stderr=stderr,
             pass_fds=pass_fds,
             start_new_session=True,
+            # Only when there is need: it makes a start slower.
+            preexec_fn=_let_signals_in if signal.pthread_sigmask(signal.SIG_BLOCK, ()) else None,
         )
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         explanation = explain_failure(error, argv, cwd, env, is_path_secret=is_path_secret)

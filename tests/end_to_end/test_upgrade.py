@@ -398,7 +398,7 @@ def test_new_code_finds_what_runs_when_the_state_file_goes_at_that_moment(
 @pytest.mark.parametrize(
     ("before", "statement", "reason"),
     [
-        (IN_THE_WINDOW, "raise RuntimeError('this version is no good')", "no good"),
+        (IN_THE_WINDOW, "raise RuntimeError('this version\\nis no good')", "version is no good"),
         (IN_THE_WINDOW, "raise SystemExit(3)", "SystemExit"),
         (AT_THE_START, "raise RuntimeError('this version is no good')", "no good"),
         ("await pool.start()", "self.pool.starter = exec('raise DaemonFailed(\"no worker\")')", "no worker"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,20 @@ def failure(*argv: str, cwd: str = "/", env: dict[str, str] = ENV) -> str:
     finally:
         os.close(null)
     return str(caught.value)
+
+
+def test_signals_that_are_held_back_for_an_upgrade_are_not_held_back_in_what_is_started_then(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    descriptor = os.open(told, os.O_RDWR | os.O_CREAT, 0o600)
+    held_back = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGCHLD])
+    try:
+        pid = spawn(["grep", "SigBlk", "/proc/self/status"], cwd="/", env=ENV, stdout=descriptor, stderr=descriptor)
+        os.waitpid(pid, 0)
+        assert {signal.SIGTERM, signal.SIGCHLD} <= signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held_back)
+        os.close(descriptor)
+    assert told.read_text().split() == ["SigBlk:", "0" * 16]
 
 
 def script(path: Path, text: str, mode: int = 0o755) -> str:
