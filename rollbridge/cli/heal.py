@@ -107,7 +107,8 @@ class _Healing:
             from rollbridge.cli.failures import explain
 
             told = explain(error)
-            self._give_up(f"{told.message} {self._standing()}", circumstances, told.data, is_counted=True)
+            message = f"{told.message.removesuffix('.')}. {self._standing()}"
+            self._give_up(message, circumstances, told.data, is_counted=True)
         pid = running.answer.get("pid")
         self.did.append(f"daemon started (pid {pid})" if running.is_started else f"daemon runs (pid {pid})")
         if known.complaint:

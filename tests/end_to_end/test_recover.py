@@ -210,7 +210,7 @@ def test_a_stranger_on_the_port_is_named(application: Application) -> None:
     reboot(application)
     with listening_stranger(application.port):
         said = heal(application, "--quiet", expect=1)
-        assert f"in use by pid {os.getpid()}" in said
+        assert f"in use by pid {os.getpid()}" in said and "another proxy.port. Nothing serves." in said
         assert heal(application, "--quiet", expect=1) == ""
     (application.runtime_dir / "heal.json").unlink()  # as if the time had passed
     assert "release r1 serves" in heal(application, "--quiet")
