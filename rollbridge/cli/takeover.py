@@ -308,6 +308,7 @@ def _force(args: argparse.Namespace, settings: ClientSettings) -> int:
             REFUSED,
         ) from error
     try:
+        _refuse_a_daemon_that_answers(settings)
         known = read_state(settings.state_path)
         if known.is_newer:
             raise CliError(f"{known.complaint}. Run `recover --force` of that version. Nothing was stopped.", REFUSED)
@@ -341,6 +342,18 @@ def _force(args: argparse.Namespace, settings: ClientSettings) -> int:
         raise CliError(message, FAILED, {"stopped": stopped, "left": left})
     print_result(args, {"status": "success", "stopped": stopped, "left": []}, "")
     return DONE
+
+
+def _refuse_a_daemon_that_answers(settings: ClientSettings) -> None:
+    """Raise CliError when a daemon lives whose lock somebody has deleted: it manages what runs."""
+    from rollbridge.control.listening import ControlSocketError, SocketInUse, refuse_what_is_not_ours_to_replace
+
+    try:
+        refuse_what_is_not_ours_to_replace(settings.control.path)
+    except SocketInUse as error:
+        raise CliError(f"{error}. Nothing was stopped.", REFUSED) from error
+    except ControlSocketError:
+        return  # what else is there is no daemon
 
 
 def _config_if_possible(args: argparse.Namespace) -> Config | None:

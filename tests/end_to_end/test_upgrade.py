@@ -464,6 +464,9 @@ def test_an_emptied_runtime_directory_does_not_keep_from_an_upgrade_nor_let_in_a
     (application.runtime_dir / "daemon.lock").unlink()
     assert "is in use" in application.run("daemon", expect=4).stderr
     assert [line.pid for line in application.proxy_workers()] == [worker.pid]
+    (application.runtime_dir / "daemon.lock").unlink()
+    assert "in use" in application.run("recover", "--force", expect=4).stderr
+    assert application.serving()[0] == "v1"
     application.runtime_dir.rename(tmp_path / "gone")
     assert "is in use" in application.run("daemon", expect=4).stderr
     assert [line.pid for line in application.proxy_workers()] == [worker.pid]
