@@ -50,10 +50,9 @@ class Running:
 class Acts:
     """What is done to one stage. ``say`` writes the log; ``report`` is told violations."""
 
-    def __init__(
-        self, stage: Stage, builds: Sequence[Path], say: Callable[[str], None], report: Callable[[str], None]
-    ) -> None:
-        self.stage, self.builds, self.say, self.report = stage, builds, say, report
+    def __init__(self, stage: Stage, say: Callable[[str], None], report: Callable[[str], None]) -> None:
+        self.stage, self.say, self.report = stage, say, report
+        self.builds: Sequence[Path] = ()
         self.kills: list[Kill] = []
         self.spans: list[Span] = []
         self.counts: dict[Kind, int] = dict.fromkeys(Kind, 0)
@@ -76,8 +75,9 @@ class Acts:
     def install_other(self) -> None:
         self.install(1 - self._build)
 
-    def begin(self) -> None:
-        """Deploy the first release with a detached daemon."""
+    def begin(self, builds: tuple[Path, Path]) -> None:
+        """Deploy the first release with a detached daemon, of the first of two builds to upgrade between."""
+        self.builds = builds
         self.install(0)
         self.stage.write_config()
         release = self._next_release()

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from tests.chaos.stage import CHECKOUT
@@ -23,12 +20,11 @@ def build(target: Path) -> Path:
     return target
 
 
-@contextlib.contextmanager
-def two_builds(pyz: Path | None, second: Path | None) -> Iterator[tuple[Path, Path]]:
+def two_builds(directory: Path, first: Path | None, second: Path | None) -> tuple[Path, Path]:
     """Two files to upgrade between; what is not given is made, the second from the first as another version."""
-    with tempfile.TemporaryDirectory(prefix="rbt-builds-") as directory:
-        first = pyz or build(Path(directory) / "one.pyz")
-        yield first, second or another_build(first, Path(directory) / "two.pyz")
+    directory.mkdir(exist_ok=True)
+    first = first or build(directory / "one.pyz")
+    return first, second or another_build(first, directory / "two.pyz")
 
 
 def another_build(pyz: Path, target: Path) -> Path:

@@ -31,12 +31,13 @@ PATIENCE_SECONDS = 120.0
 class Fifty:
     """One application, its load, and what went wrong. ``problems`` stays empty."""
 
-    def __init__(self, builds: Sequence[Path], say: Callable[[str], None]) -> None:
+    def __init__(self, pyz: Path | None, second_pyz: Path | None, say: Callable[[str], None]) -> None:
         self.say = say
+        self.builds = (pyz, second_pyz)
         self.problems: list[str] = []
         self.outages: list[float] = []  # seconds without a daemon that answers
         self.stage = Stage((), "fifty")
-        self.acts = Acts(self.stage, builds, lambda text: None, self.problems.append)
+        self.acts = Acts(self.stage, lambda text: None, self.problems.append)
         self.stage.command = python_command(self.acts.installed)
         self.traffic = Traffic(self.stage.port, self.stage.queue, 50)
         self.readings = {name: Continuity() for name in PRINTERS}
@@ -46,7 +47,7 @@ class Fifty:
         act = {"kill": self._kill_and_heal, "upgrade": self._upgrade}[what]
         kept = (*APP_ROLES, WORKER) if what == "kill" else (*APP_ROLES, DAEMON)
         try:
-            self.acts.begin()
+            self.acts.begin(two_builds(self.stage.builds_dir, *self.builds))
             before = self._people(kept)
             with self.traffic:
                 for number in range(times):
@@ -128,9 +129,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--pyz", type=Path, help="the build to test (default: this checkout's)")
     parser.add_argument("--second-pyz", type=Path, help="the build to upgrade to and back from")
     options = parser.parse_args(argv)
-    with two_builds(options.pyz, options.second_pyz) as builds:
-        fifty = Fifty(builds, lambda text: print(text, flush=True))
-        fifty.run(options.what, options.times)
+    fifty = Fifty(options.pyz, options.second_pyz, lambda text: print(text, flush=True))
+    fifty.run(options.what, options.times)
     print("\n".join(fifty.lines()))
     return 1 if fifty.problems else 0
 

@@ -77,11 +77,13 @@ class ChaosRun:
         self,
         seed: int,
         seconds: float,
-        builds: Sequence[Path],
+        pyz: Path | None,
+        second_pyz: Path | None,
         output: Callable[[str], None],
         without: Collection[Kind] = (),
     ) -> None:
         self.seed, self.seconds, self.without = seed, seconds, without
+        self.builds = (pyz, second_pyz)
         self.result = Report(seed)
         self._output = output
         self._lock = threading.Lock()
@@ -89,7 +91,7 @@ class ChaosRun:
         self._began = time.monotonic()
         self._judged = 0
         self.stage = Stage(())
-        self.acts = Acts(self.stage, builds, self._say, self._report)
+        self.acts = Acts(self.stage, self._say, self._report)
         self.cron = Cron(self.stage, self.acts.kills, self._say, self._report)
         self.stage.command = python_command(self.acts.installed)
         self.traffic = Traffic(self.stage.port, self.stage.queue, seed)
@@ -122,7 +124,7 @@ class ChaosRun:
 
     def _play(self) -> None:
         self._say(f"seed {self.seed}: {self.stage.root}, port {self.stage.port}")
-        self.acts.begin()
+        self.acts.begin(two_builds(self.stage.builds_dir, *self.builds))
         self.cron.begin()
         with Watch(self.stage, self._report) as watch:
             with self.traffic:
@@ -296,8 +298,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if stream is not None:
                     print(line, file=stream, flush=True)
 
-        builds = held.enter_context(two_builds(options.pyz, options.second_pyz))
-        report = ChaosRun(options.seed, options.seconds, builds, output, without).run(options.evidence)
+        run = ChaosRun(options.seed, options.seconds, options.pyz, options.second_pyz, output, without)
+        report = run.run(options.evidence)
         for line in report.lines():
             output(line)
     return 1 if report.violations else 0

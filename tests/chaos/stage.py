@@ -37,6 +37,7 @@ class Stage(Application):
             (self.records / place).mkdir(parents=True)
         self.queue = JobQueue(str(self.records / "jobs"), "nobody")
         self.queue.create()
+        self.builds_dir = self.root / "builds"
         first = free_block(WEB_PORTS + 2)
         self.port, self.web_ports, self.broker_port = first, (first + 1, first + WEB_PORTS), first + WEB_PORTS + 1
         self.config = self._chaos_config(PATIENT_HEALTH)

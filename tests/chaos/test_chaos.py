@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.chaos.builds import another_build
 from tests.chaos.run import ChaosRun
 from tests.chaos.stage import CHECKOUT
 from tests.support.processes import all_processes
@@ -20,8 +19,7 @@ START_SECONDS = 120.0
 
 
 def test_what_is_promised_holds_in_chaos(pyz: Path, tmp_path: Path) -> None:
-    builds = (pyz, another_build(pyz, tmp_path / "another.pyz"))
-    report = ChaosRun(SEED, SECONDS, builds, print).run(tmp_path / "evidence")
+    report = ChaosRun(SEED, SECONDS, pyz, None, print).run(tmp_path / "evidence")
     told = "\n".join([*report.lines(), f"again: python -m tests.chaos.run --seed {SEED} --seconds {SECONDS:g}"])
     print(told)
     assert not report.violations, told
@@ -34,7 +32,7 @@ def test_a_run_that_is_killed_leaves_nothing_behind(pyz: Path, tmp_path: Path) -
     log = tmp_path / "log"
     command = [sys.executable, "-m", "tests.chaos.run", "--seed", "1", "--seconds", "600", "--pyz", str(pyz)]
     with log.open("wb") as output:
-        run = subprocess.Popen([*command, "--second-pyz", str(pyz)], stdout=output, stderr=output, cwd=CHECKOUT)
+        run = subprocess.Popen(command, stdout=output, stderr=output, cwd=CHECKOUT)
     try:
         wait_until(lambda: "is active" in log.read_text(), lambda: f"it runs: {log.read_text()}", START_SECONDS)
         root = log.read_text().partition(": ")[2].partition(",")[0]
