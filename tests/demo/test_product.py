@@ -34,6 +34,7 @@ elif command == "shutdown":
         sys.exit(3)
     os.kill(int(pid_path.read_text()), signal.SIGKILL)
 elif command == "hang":
+    print("hanging", file=sys.stderr, flush=True)
     time.sleep(600)
 """
 
@@ -89,9 +90,10 @@ def test_shutdown_without_a_daemon_ends_at_once(product: Product) -> None:
 
 def test_hurry_does_not_wait_for_a_command_that_hangs(product: Product) -> None:
     async def run() -> None:
-        hanging = asyncio.create_task(product.run("hang"))
-        while not product.processes():
-            await asyncio.sleep(0.01)
+        # Its first line: before that, a cancelled start would end it.
+        is_up = asyncio.Event()
+        hanging = asyncio.create_task(product.run("hang", on_line=lambda line: is_up.set()))
+        await is_up.wait()
         hanging.cancel()
         hurry = asyncio.Event()
         asyncio.get_running_loop().call_later(0.1, hurry.set)

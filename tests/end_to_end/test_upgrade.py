@@ -580,7 +580,7 @@ def test_a_signal_in_the_window_is_neither_lost_nor_deadly(
     assert application.daemon_pid() == daemon
     # What is started from now on has no signal blocked.
     application.deploy("v2")
-    blocked = Path(f"/proc/{application.pid_of('web')}/status").read_text().partition("SigBlk:\t")[2].split()[0]
+    blocked = Path(f"/proc/{application.pid_of('web', 'v2')}/status").read_text().partition("SigBlk:\t")[2].split()[0]
     assert int(blocked, 16) == 0
     application.shutdown()
 
